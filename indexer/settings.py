@@ -1,0 +1,190 @@
+"""Settings: the environment (`TWINSPAN_*`) over `twinspan.toml` over these defaults.
+
+Left empty, `database_url`, `qdrant_url` and `broker_url` each mean the embedded part; moving to
+servers is setting them, no code. `docs/settings.md` is generated from the descriptions here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, override
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from indexer.errors import SettingsError
+
+SETTINGS_FILE = "twinspan.toml"
+
+
+class Settings(BaseSettings):
+    """One value per knob; each description gives the unit and what too low and too high do."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TWINSPAN_", toml_file=SETTINGS_FILE, extra="forbid", frozen=True
+    )
+
+    data_dir: Path = Field(
+        default=Path(".twinspan"),
+        description="Folder of the embedded parts and of trained encoders.",
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="PostgreSQL, as postgresql://user:password@host:port/name. Empty: embedded.",
+    )
+    qdrant_url: str | None = Field(
+        default=None, description="Qdrant server, as http://host:6333. Empty: Qdrant Edge, embedded."
+    )
+    qdrant_api_key: SecretStr | None = Field(
+        default=None, description="API key of the Qdrant server."
+    )
+    broker_url: SecretStr | None = Field(
+        default=None,
+        description="Celery broker, redis:// or amqp://. Empty: inside the process of `twinspan up`.",
+    )
+    encoders_uri: str | None = Field(
+        default=None,
+        description="Folder or bucket (any fsspec address) of encoders. Empty: data_dir/encoders.",
+    )
+    batch_items: int = Field(
+        default=512,
+        ge=1,
+        le=10_000,
+        description="Items claimed, encoded and written together. Low: overhead; high: long leases.",
+    )
+    batch_bytes: int = Field(
+        default=4_000_000,
+        ge=10_000,
+        le=30_000_000,
+        description="Bytes of one write request. Qdrant refuses requests of more than 32 MB.",
+    )
+    batch_s: float = Field(
+        default=1.0,
+        gt=0,
+        le=60,
+        description="Seconds that one batch should take: batches of a slow tower are made smaller. "
+        "Low: overhead; high: a fresh change waits behind a backfill's batch.",
+    )
+    lease_s: float = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        description="Seconds a worker may hold a batch. Low: work done twice; "
+        "high: a dead worker's batch waits that long.",
+    )
+    store_timeout_s: float = Field(
+        default=10,
+        gt=0,
+        le=600,
+        description="Seconds until a request to the vector store is given up. Keep it below lease_s.",
+    )
+    max_attempts: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="Failures of one item until it is quarantined. Outages are not counted.",
+    )
+    backoff_s: float = Field(
+        default=1.0,
+        ge=0,
+        le=3600,
+        description="Seconds until a failed item is tried again, doubled each time, with jitter.",
+    )
+    backoff_max_s: float = Field(
+        default=600, ge=0, le=86_400, description="The longest of those waits, in seconds."
+    )
+    tombstone_s: float = Field(
+        default=86_400,
+        ge=60,
+        description="Seconds that a deleted item's ledger row is kept. Keep it far above lease_s.",
+    )
+    route_items: int = Field(
+        default=5_000,
+        ge=1,
+        le=100_000,
+        description="Changed items moved from the outbox to the ledger in one transaction.",
+    )
+    poll_s: float = Field(
+        default=0.1,
+        gt=0,
+        le=60,
+        description="Seconds between looks at the outbox. Low: idle load; high: staleness.",
+    )
+    notify: bool = Field(
+        default=False,
+        description="Have triggers send NOTIFY, and listen. It serialises the commits of all "
+        "writers of the catalog; polling is on in any case.",
+    )
+    text_limit: int = Field(
+        default=10_000,
+        ge=100,
+        le=1_000_000,
+        description="Characters of a text feature that a tower reads; the rest is cut off.",
+    )
+    payload_limit: int = Field(
+        default=200_000,
+        ge=1_000,
+        le=10_000_000,
+        description="Bytes of one item's payload; an item above it is quarantined.",
+    )
+    k_max: int = Field(
+        default=1_000, ge=1, le=10_000, description="The most hits that one query may ask for."
+    )
+    device: str = Field(default="cpu", description="Where towers run: cpu, cuda, cuda:1, mps.")
+    torch_threads: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="torch threads of each worker process. More than one rarely pays on CPU.",
+    )
+    http_host: str = Field(default="127.0.0.1", description="Address that `twinspan up` serves on.")
+    http_port: int = Field(
+        default=7700, ge=0, le=65_535, description="Port that `twinspan up` serves on; 0: any."
+    )
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def encoders_root(self) -> str:
+        return self.encoders_uri or str(self.data_dir / "encoders")
+
+    @property
+    def embedded_parts(self) -> tuple[str, ...]:
+        """Which of database, store and broker run inside our own process."""
+        parts = {
+            "database": self.database_url,
+            "store": self.qdrant_url,
+            "broker": self.broker_url,
+        }
+        return tuple(name for name, url in parts.items() if url is None)
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings. Raises SettingsError that names the setting and what it must be."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as cause:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
+            for error in cause.errors(include_input=False)
+        )
+        raise SettingsError(
+            f"settings: {problems}. See `twinspan settings` for names, units and bounds."
+        ) from cause
+    except ValueError as cause:  # not TOML
+        raise SettingsError(f"{SETTINGS_FILE}: {cause}") from cause
