@@ -78,6 +78,7 @@ indexes = sa.Table(
     sa.Column("alias", sa.Text, nullable=False),
     sa.Column("encoder_id", sa.Text, sa.ForeignKey("encoders.id"), nullable=False),
     sa.Column("collection", sa.Text, nullable=False, unique=True),
+    sa.Column("queue", sa.Text, nullable=False),  # Celery queue of its wake-ups (CPU or GPU)
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("backfill_cursor", sa.Text, nullable=True),  # last key filled in, in catalog order
     sa.Column("backfill_done", sa.Boolean, nullable=False, server_default=sa.false()),
