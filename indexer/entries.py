@@ -1,0 +1,246 @@
+"""The ledger: one row per item and index, at once queue, ledger and drift check.
+
+Owner of table `entries`. An entry is dirty while `wanted > written`. Claims, acks and releases are
+short transactions of their own; nothing here waits for a model or a store. Locks are taken in key
+order, or skipped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from indexer import database
+from indexer import entries_sql as sql
+
+# An item is quarantined for killing its workers only after this many deaths in a row; by then it
+# was claimed alone several times (see `entries_sql.CLAIM`), so it cannot be a neighbour's doing.
+DEATHS_TO_QUARANTINE = 10
+
+# Backfill gets at least this share of a claim, so that a steady stream of changes cannot starve it.
+BACKFILL_SHARE = 8  # one in eight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One leased entry. Hashes are None unless the ledger is certain of what the store holds."""
+
+    key: str
+    wanted: int
+    attempts: int  # this one included
+    lane: int
+    changed_at: datetime
+    content_hash: bytes | None
+    payload_hash: bytes | None
+    present: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one claim leased: all under one fence, until `deadline` on this process's clock."""
+
+    index_id: int
+    fence: int
+    deadline: float  # time.monotonic()
+    claims: tuple[Claim, ...]
+
+    def left_s(self) -> float:
+        return self.deadline - time.monotonic()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What is in the store now for one claim: its hashes, or absent."""
+
+    claim: Claim
+    present: bool
+    content_hash: bytes | None = None
+    payload_hash: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An item that could not be indexed, and why."""
+
+    index_id: int
+    key: str
+    error: str
+    attempts: int
+    quarantined: bool
+    due_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How one index stands. `oldest_s` is the age in seconds of the oldest live change or delete
+    that is not in the store yet; None when there is none."""
+
+    index_id: int
+    present: int
+    deletes: int
+    live: int
+    backfill: int
+    quarantined: int
+    failing: int
+    leased: int
+    oldest_s: float | None
+
+    @property
+    def dirty(self) -> int:
+        return self.deletes + self.live + self.backfill
+
+
+def claim(
+    engine: sa.Engine, index_id: int, *, limit: int, lease_s: float, deaths: int | None = None
+) -> Batch | None:
+    """Lease up to `limit` dirty entries for `lease_s` seconds under one new fence: deletes first,
+    then live changes, then backfill (which always gets its share, on top of `limit`), each oldest
+    first. Expired leases are claimed again by the same statement. Counts an attempt for each.
+    Committed before it returns: a crash costs one lease, never a change. None when nothing is due.
+    """
+    parameters = {
+        "index_id": index_id,
+        "limit": limit,
+        "reserve": max(1, limit // BACKFILL_SHARE),
+        "lease_s": lease_s,
+        "deaths": deaths or DEATHS_TO_QUARANTINE,
+    }
+    deadline = time.monotonic() + lease_s  # before the lease begins, so never too late
+    with database.begin(engine) as connection:
+        fence = connection.scalar(sa.text("SELECT nextval('indexer.fences')")) or 0
+        rows = connection.execute(sql.CLAIM, {**parameters, "fence": fence}).mappings().all()
+    if not rows:
+        return None
+    held = [dict(row) for row in rows if not row["quarantined"]]
+    for row in held:
+        del row["quarantined"]
+    claims = tuple(sorted((Claim(**row) for row in held), key=lambda one: one.key))
+    return Batch(index_id=index_id, fence=fence, deadline=deadline, claims=claims)
+
+
+def ack_if_held(
+    engine: sa.Engine, batch: Batch, written: Sequence[Written], *, read_at: datetime
+) -> int:
+    """The entries that still carry this batch's fence are clean up to the version claimed. The
+    others have a new holder: their `wanted` grows, so that whoever comes next repairs what this
+    late writer may have done. `read_at` is when the rows were read: later changes count from
+    there. Call it only after the store has made the write durable. Returns how many were held."""
+    if not written:
+        return 0
+    rows = sorted(written, key=lambda one: one.claim.key)
+    with database.begin(engine) as connection:
+        held = connection.scalars(
+            sql.ACK,
+            {
+                "index_id": batch.index_id,
+                "fence": batch.fence,
+                "read_at": read_at,
+                "keys": [row.claim.key for row in rows],
+                "wanted": [row.claim.wanted for row in rows],
+                "present": [row.present for row in rows],
+                "content": [row.content_hash for row in rows],
+                "payload": [row.payload_hash for row in rows],
+            },
+        ).all()
+    return sum(held)
+
+
+def release_if_held(
+    engine: sa.Engine, batch: Batch, keys: Sequence[str], *, pause_s: float = 0
+) -> int:
+    """The leases are given back and the attempts with them: due again after `pause_s` seconds,
+    charged to nobody. For outages and shutdowns. Returns how many were still held."""
+    if not keys:
+        return 0
+    with database.begin(engine) as connection:
+        return connection.execute(
+            sql.RELEASE,
+            {
+                "index_id": batch.index_id,
+                "fence": batch.fence,
+                "keys": sorted(keys),
+                "pause_s": pause_s,
+            },
+        ).rowcount
+
+
+def fail_if_held(
+    engine: sa.Engine,
+    batch: Batch,
+    errors: Mapping[str, str],
+    *,
+    max_attempts: int,
+    backoff_s: float,
+    backoff_max_s: float,
+) -> int:
+    """Each key keeps its error and is due again after a growing pause with jitter; at
+    `max_attempts` it is quarantined until its row changes or someone retries it. A key whose row
+    changed meanwhile starts anew at once. Returns how many are quarantined now."""
+    if not errors:
+        return 0
+    keys = sorted(errors)
+    wanted = {claim.key: claim.wanted for claim in batch.claims}
+    with database.begin(engine) as connection:
+        quarantined = connection.scalars(
+            sql.FAIL,
+            {
+                "index_id": batch.index_id,
+                "fence": batch.fence,
+                "keys": keys,
+                "errors": [errors[key].replace("\x00", "�")[:2_000] for key in keys],
+                "wanted": [wanted[key] for key in keys],
+                "max_attempts": max_attempts,
+                "backoff_s": backoff_s,
+                "backoff_max_s": backoff_max_s,
+            },
+        ).all()
+    return sum(quarantined)
+
+
+def fill(connection: sa.Connection, index_id: int, keys: Sequence[str]) -> int:
+    """Keys that the index has no entry for get one, in the backfill lane. Part of the caller's
+    transaction, which also moves its cursor. Returns how many were new."""
+    return connection.execute(sql.FILL, {"index_id": index_id, "keys": list(keys)}).rowcount
+
+
+def mark(engine: sa.Engine, index_id: int, keys: Sequence[str], *, lane: int) -> None:
+    """These items are wanted again, and will be written in full, whatever the ledger believes."""
+    with database.begin(engine) as connection:
+        parameters = {"index_id": index_id, "keys": list(keys), "lane": lane}
+        connection.execute(sql.MARK, parameters)
+
+
+def retry(
+    engine: sa.Engine, *, index_id: int | None = None, keys: Sequence[str] | None = None
+) -> int:
+    """Failed and quarantined items are due now with all their attempts: of one index or all, these
+    keys or all. Returns how many."""
+    with database.begin(engine) as connection:
+        parameters = {"index_id": index_id, "keys": None if keys is None else list(keys)}
+        return connection.execute(sql.RETRY, parameters).rowcount
+
+
+def failures(
+    engine: sa.Engine, *, index_id: int | None = None, limit: int = 1_000
+) -> list[Failure]:
+    """Items with an error, the quarantined first."""
+    with database.begin(engine) as connection:
+        rows = connection.execute(sql.FAILURES, {"index_id": index_id, "limit": limit})
+        return [Failure(**row) for row in rows.mappings()]
+
+
+def summary(engine: sa.Engine, *, index_id: int | None = None) -> dict[int, Summary]:
+    """Counts by index id; an index without entries is absent."""
+    with database.begin(engine) as connection:
+        rows = connection.execute(sql.SUMMARY, {"index_id": index_id}).mappings()
+        return {row["index_id"]: Summary(**row) for row in rows}
+
+
+def purge(engine: sa.Engine, *, tombstone_s: float) -> int:
+    """Entries of items deleted longer ago than `tombstone_s` seconds are gone. Returns how many."""
+    with database.begin(engine) as connection:
+        return connection.execute(sql.PURGE, {"tombstone_s": tombstone_s}).rowcount

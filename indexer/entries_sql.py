@@ -1,0 +1,193 @@
+"""The ledger's statements, set-based, with named parameters; `entries` says what each one means.
+
+The rule for locks: in item key order, or skipped. The rule for joins with arrays: the keys are
+given as `= ANY(...)` too, because a plan made while the ledger was empty would otherwise read all
+of it for every key.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+DUE = """wanted > written AND NOT quarantined AND due_at <= now()
+          AND (lease_until IS NULL OR lease_until <= now())"""
+
+# An entry with an expired lease is a suspect: its holder died or stalled. A claim that meets
+# suspects takes only them, the fewer the more often they were lost (512, 32, 2, 1): a bisection
+# over crashes that ends with the culprit alone. Hashes are taken out, so whatever a lost holder
+# did or still does, the next write is a full one.
+CLAIM = sa.text(f"""
+    WITH urgent AS (
+        SELECT item_key, attempts, lease_until, content_hash, payload_hash FROM indexer.entries
+        WHERE index_id = :index_id AND lane < 2 AND {DUE}
+        ORDER BY lane, changed_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), backfill AS (
+        SELECT item_key, attempts, lease_until, content_hash, payload_hash FROM indexer.entries
+        WHERE index_id = :index_id AND lane = 2 AND {DUE}
+        ORDER BY lane, changed_at
+        LIMIT (SELECT greatest(:limit - count(*), :reserve) FROM urgent) FOR UPDATE SKIP LOCKED
+    ), due AS (
+        SELECT *, lease_until IS NOT NULL AS suspect FROM urgent
+        UNION ALL SELECT *, lease_until IS NOT NULL FROM backfill
+    ), judged AS (
+        SELECT *, bool_or(suspect) OVER () AS any_suspect,
+               row_number() OVER (PARTITION BY suspect ORDER BY attempts DESC, item_key) AS nth,
+               max(CASE WHEN suspect THEN attempts ELSE 0 END) OVER () AS worst
+        FROM due
+    ), chosen AS (
+        SELECT item_key, suspect, content_hash, payload_hash FROM judged
+        WHERE NOT any_suspect
+           OR (suspect AND nth <= greatest(1, :limit >> least(4 * worst, 30)))
+    )
+    UPDATE indexer.entries AS e
+    SET fence = :fence, attempts = e.attempts + 1,
+        lease_until = CASE WHEN chosen.suspect AND e.attempts >= :deaths
+                           THEN NULL ELSE now() + make_interval(secs => :lease_s) END,
+        quarantined = chosen.suspect AND e.attempts >= :deaths,
+        error = CASE WHEN chosen.suspect AND e.attempts >= :deaths
+                     THEN 'its worker died ' || e.attempts || ' times in a row while it held it'
+                     ELSE e.error END,
+        content_hash = NULL, payload_hash = NULL
+    FROM chosen
+    WHERE e.index_id = :index_id AND e.item_key = chosen.item_key
+      AND e.item_key = ANY(ARRAY(SELECT item_key FROM chosen))
+    RETURNING e.item_key AS key, e.wanted, e.attempts, e.lane, e.changed_at, e.present,
+              chosen.content_hash, chosen.payload_hash, e.quarantined
+""")
+
+# Hashes are put back only where nothing asked for another write meanwhile: a late writer's ack
+# raises `wanted` to have its damage repaired, and a kept hash would make that repair a no-op.
+ACK = sa.text("""
+    WITH locked AS (
+        SELECT item_key FROM indexer.entries
+        WHERE index_id = :index_id AND item_key = ANY(CAST(:keys AS text[]))
+        ORDER BY item_key FOR UPDATE
+    ), acked AS (
+        SELECT * FROM unnest(
+            CAST(:keys AS text[]), CAST(:wanted AS bigint[]), CAST(:present AS boolean[]),
+            CAST(:content AS bytea[]), CAST(:payload AS bytea[])
+        ) AS r (item_key, wanted, present, content_hash, payload_hash)
+    )
+    UPDATE indexer.entries AS e
+    SET written = CASE WHEN e.fence = :fence THEN acked.wanted ELSE e.written END,
+        wanted = CASE WHEN e.fence = :fence THEN e.wanted ELSE e.wanted + 1 END,
+        lease_until = CASE WHEN e.fence = :fence THEN NULL ELSE e.lease_until END,
+        attempts = CASE WHEN e.fence = :fence THEN 0 ELSE e.attempts END,
+        error = CASE WHEN e.fence = :fence THEN NULL ELSE e.error END,
+        present = CASE WHEN e.fence = :fence THEN acked.present ELSE e.present END,
+        content_hash = CASE WHEN e.fence = :fence AND e.wanted = acked.wanted
+                            THEN acked.content_hash END,
+        payload_hash = CASE WHEN e.fence = :fence AND e.wanted = acked.wanted
+                            THEN acked.payload_hash END,
+        quarantined = e.quarantined AND e.fence = :fence,
+        due_at = CASE WHEN e.fence = :fence THEN e.due_at ELSE now() END,
+        changed_at = CASE WHEN e.fence = :fence AND e.wanted > acked.wanted
+                          THEN greatest(e.changed_at, :read_at) ELSE e.changed_at END
+    FROM acked, locked
+    WHERE e.index_id = :index_id AND e.item_key = acked.item_key
+      AND e.item_key = locked.item_key AND e.item_key = ANY(CAST(:keys AS text[]))
+    RETURNING e.fence = :fence
+""")
+
+RELEASE = sa.text("""
+    WITH locked AS (
+        SELECT item_key FROM indexer.entries
+        WHERE index_id = :index_id AND item_key = ANY(CAST(:keys AS text[])) AND fence = :fence
+          AND lease_until IS NOT NULL
+        ORDER BY item_key FOR UPDATE
+    )
+    UPDATE indexer.entries AS e
+    SET lease_until = NULL, attempts = greatest(e.attempts - 1, 0),
+        due_at = now() + make_interval(secs => :pause_s)
+    FROM locked
+    WHERE e.index_id = :index_id AND e.item_key = locked.item_key
+      AND e.item_key = ANY(CAST(:keys AS text[]))
+""")
+
+FAIL = sa.text("""
+    WITH locked AS (
+        SELECT item_key FROM indexer.entries
+        WHERE index_id = :index_id AND item_key = ANY(CAST(:keys AS text[])) AND fence = :fence
+          AND lease_until IS NOT NULL
+        ORDER BY item_key FOR UPDATE
+    ), failed AS (
+        SELECT * FROM unnest(
+            CAST(:keys AS text[]), CAST(:errors AS text[]), CAST(:wanted AS bigint[])
+        ) AS r (item_key, error, wanted)
+    )
+    UPDATE indexer.entries AS e
+    SET lease_until = NULL,
+        error = CASE WHEN e.wanted = failed.wanted THEN failed.error END,
+        quarantined = e.wanted = failed.wanted AND e.attempts >= :max_attempts,
+        attempts = CASE WHEN e.wanted = failed.wanted THEN e.attempts ELSE 0 END,
+        due_at = CASE WHEN e.wanted <> failed.wanted THEN now() ELSE now() + make_interval(secs =>
+            least(:backoff_s * 2 ^ least(e.attempts - 1, 30), :backoff_max_s)
+            * (0.75 + 0.5 * random())) END
+    FROM failed, locked
+    WHERE e.index_id = :index_id AND e.item_key = failed.item_key
+      AND e.item_key = locked.item_key AND e.item_key = ANY(CAST(:keys AS text[]))
+    RETURNING e.quarantined
+""")
+
+FILL = sa.text("""
+    INSERT INTO indexer.entries (index_id, item_key, lane, changed_at)
+    SELECT :index_id, item_key, 2, now() FROM unnest(CAST(:keys AS text[])) AS item_key
+    ORDER BY item_key COLLATE "C"
+    ON CONFLICT (index_id, item_key) DO NOTHING
+""")
+
+# Marked entries are written in full: their hashes are forgotten.
+MARK = sa.text("""
+    INSERT INTO indexer.entries AS e (index_id, item_key, lane, changed_at)
+    SELECT :index_id, item_key, :lane, now() FROM unnest(CAST(:keys AS text[])) AS item_key
+    ORDER BY item_key COLLATE "C"
+    ON CONFLICT (index_id, item_key) DO UPDATE SET
+        wanted = e.wanted + 1, attempts = 0, error = NULL, quarantined = false, due_at = now(),
+        content_hash = NULL, payload_hash = NULL,
+        lane = CASE WHEN e.wanted > e.written THEN least(e.lane, excluded.lane)
+                    ELSE excluded.lane END
+""")
+
+RETRY = sa.text("""
+    WITH locked AS (
+        SELECT index_id, item_key FROM indexer.entries
+        WHERE (error IS NOT NULL OR quarantined) AND wanted > written
+          AND (CAST(:index_id AS integer) IS NULL OR index_id = :index_id)
+          AND (CAST(:keys AS text[]) IS NULL OR item_key = ANY(CAST(:keys AS text[])))
+        ORDER BY index_id, item_key FOR UPDATE
+    )
+    UPDATE indexer.entries AS e
+    SET attempts = 0, error = NULL, quarantined = false, due_at = now()
+    FROM locked WHERE e.index_id = locked.index_id AND e.item_key = locked.item_key
+""")
+
+FAILURES = sa.text("""
+    SELECT index_id, item_key AS key, coalesce(error, 'no error was kept') AS error,
+           attempts, quarantined, due_at
+    FROM indexer.entries
+    WHERE (error IS NOT NULL OR quarantined) AND wanted > written
+      AND (CAST(:index_id AS integer) IS NULL OR index_id = :index_id)
+    ORDER BY quarantined DESC, index_id, item_key LIMIT :limit
+""")
+
+SUMMARY = sa.text("""
+    SELECT index_id,
+           count(*) FILTER (WHERE present) AS present,
+           count(*) FILTER (WHERE wanted > written AND NOT quarantined AND lane = 0) AS deletes,
+           count(*) FILTER (WHERE wanted > written AND NOT quarantined AND lane = 1) AS live,
+           count(*) FILTER (WHERE wanted > written AND NOT quarantined AND lane = 2) AS backfill,
+           count(*) FILTER (WHERE quarantined) AS quarantined,
+           count(*) FILTER (WHERE wanted > written AND error IS NOT NULL) AS failing,
+           count(*) FILTER (WHERE lease_until > now()) AS leased,
+           extract(epoch FROM clock_timestamp() - min(changed_at) FILTER
+               (WHERE wanted > written AND NOT quarantined AND lane < 2))::float AS oldest_s
+    FROM indexer.entries
+    WHERE CAST(:index_id AS integer) IS NULL OR index_id = :index_id
+    GROUP BY index_id ORDER BY index_id
+""")
+
+PURGE = sa.text("""
+    DELETE FROM indexer.entries
+    WHERE NOT present AND wanted = written AND lease_until IS NULL
+      AND changed_at < now() - make_interval(secs => :tombstone_s)
+""")
