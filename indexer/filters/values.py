@@ -1,0 +1,194 @@
+"""What a value in a filter must be for the kind of its field."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import reprlib
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from typing import cast
+
+from indexer.errors import FilterError
+from indexer.filters.tree import Bound, FieldKind, Range, Scalar
+
+WANTED: dict[FieldKind, str] = {
+    "keyword": "text",
+    "integer": "a whole number",
+    "float": "a finite number",
+    "bool": "true or false",
+    "datetime": "a date or time (ISO 8601 text, date or datetime)",
+    "geo": '{"near": {"lat": …, "lon": …}, "within_m": …}',
+}
+RANGED: tuple[FieldKind, ...] = ("integer", "float", "datetime")
+INT64 = 2**63
+EXACT_IN_DOUBLE = 2**53  # stores compare ranges in double precision
+
+
+def kind_of(field: object, fields: Mapping[str, FieldKind]) -> tuple[str, FieldKind]:
+    """The field's name and kind, or FilterError with the names that come near."""
+    if isinstance(field, str) and field in fields:
+        return field, fields[field]
+    if not fields:
+        raise FilterError(
+            f"no field {field!r} to filter by: this catalog has no filterable fields."
+        )
+    near = difflib.get_close_matches(str(field), fields, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise FilterError(
+        f"no field {field!r} to filter by.{hint} Filterable: {', '.join(sorted(fields))}."
+    )
+
+
+def scalar(value: object, field: str, kind: FieldKind) -> Scalar:
+    """The value as the field's kind has it, datetimes in UTC."""
+    if isinstance(value, bool) or kind == "bool":
+        return _bool(value, field, kind)
+    if kind == "keyword" and isinstance(value, str):
+        return _text(value, field)
+    if kind == "integer" and _is_whole(value):
+        return _integer(value, field)
+    if kind == "float" and isinstance(value, int | float):
+        return _finite(value, field, kind)
+    if kind == "datetime" and isinstance(value, str | date):
+        return _utc(value, field)
+    raise wrong(value, field, kind)
+
+
+def between(bounds: Mapping[str, object], field: str, kind: FieldKind) -> Range:
+    """The range that these bounds (gt, gte, lt, lte) mean; refused when nothing can lie in it."""
+    if kind not in RANGED:
+        raise FilterError(
+            f"field {field!r} is a {kind} field and has no order: "
+            f"gt, gte, lt and lte are for {', '.join(RANGED)} fields."
+        )
+    checked = {name: _bound(value, f"{field}: {name}", kind) for name, value in bounds.items()}
+    found = Range(field=field, kind=kind, **checked)
+    if kind == "integer":
+        found = _whole_bounds(found)
+    _refuse_reversed(found, bounds)
+    return found
+
+
+def number(value: object, name: str, *, low: float, high: float) -> float:
+    """A finite number within low and high."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise FilterError(f"{name} must be a number, not {shown(value)}.")
+    found = _finite(value, name, "float")
+    if not low <= found <= high:
+        raise FilterError(f"{name} must lie between {low:g} and {high:g}, not {shown(value)}.")
+    return found
+
+
+def wrong(value: object, field: str, kind: FieldKind) -> FilterError:
+    return FilterError(
+        f"field {field!r} takes {kind} values: give {WANTED[kind]}, not {shown(value)}."
+    )
+
+
+def shown(value: object) -> str:
+    """The value for a message: its type, and its beginning where it is long or deep."""
+    return f"{type(value).__name__} {reprlib.repr(value)}".encode(
+        "ascii", "backslashreplace"
+    ).decode()
+
+
+def as_mapping(value: object) -> Mapping[object, object] | None:
+    return cast("Mapping[object, object]", value) if isinstance(value, Mapping) else None
+
+
+def as_list(value: object) -> list[object] | None:
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(cast("list[object]", value))
+    return None
+
+
+def _bool(value: object, field: str, kind: FieldKind) -> bool:
+    if isinstance(value, bool) and kind == "bool":
+        return value
+    raise wrong(value, field, kind)
+
+
+def _text(value: str, field: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise FilterError(f"field {field!r}: {shown(value)} is not valid Unicode text.") from None
+    return value
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+
+
+def _integer(value: object, field: str) -> int:
+    whole = int(value) if isinstance(value, int | float) else 0
+    if not -INT64 <= whole < INT64:
+        raise FilterError(f"field {field!r}: {shown(value)} does not fit into 64 bits.")
+    return whole
+
+
+def _finite(value: float, field: str, kind: FieldKind) -> float:
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise FilterError(f"field {field!r}: give {WANTED[kind]}, not {shown(value)}.")
+    return found
+
+
+def _utc(value: str | date, field: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if not isinstance(moment, datetime):
+            moment = datetime(moment.year, moment.month, moment.day)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise wrong(value, field, "datetime") from None
+
+
+def _bound(value: object, field: str, kind: FieldKind) -> Bound:
+    if kind == "integer" and isinstance(value, float):
+        found: Scalar = _finite(value, field, kind)
+    else:
+        found = scalar(value, field, kind)
+    if isinstance(found, bool | str):
+        raise wrong(value, field, kind)
+    if kind == "integer" and not isinstance(found, datetime) and abs(found) > EXACT_IN_DOUBLE:
+        raise FilterError(
+            f"field {field!r}: bounds of a range must lie within ±2^53, where double precision "
+            f"is exact; {shown(value)} doesn't. Match such numbers by equality."
+        )
+    return found
+
+
+def _whole_bounds(found: Range) -> Range:
+    """The same set of integers with inclusive whole bounds: stores disagree about gte 3.5."""
+    lows = [math.floor(_plain(v)) + 1 for v in (found.gt,) if v is not None]
+    lows += [math.ceil(_plain(v)) for v in (found.gte,) if v is not None]
+    highs = [math.ceil(_plain(v)) - 1 for v in (found.lt,) if v is not None]
+    highs += [math.floor(_plain(v)) for v in (found.lte,) if v is not None]
+    return Range(
+        field=found.field,
+        kind=found.kind,
+        gte=max(lows, default=None),
+        lte=min(highs, default=None),
+    )
+
+
+def _plain(value: Bound) -> int | float:
+    assert not isinstance(value, datetime), value
+    return value
+
+
+def _refuse_reversed(found: Range, bounds: Mapping[str, object]) -> None:
+    lows = [value for value in (found.gt, found.gte) if value is not None]
+    highs = [value for value in (found.lt, found.lte) if value is not None]
+    if not lows or not highs:
+        return
+    low, high = max(lows), min(highs)  # pyright: ignore[reportArgumentType]  # one kind, so one type
+    open_end = found.gt == low or found.lt == high
+    if low > high or (low == high and open_end):  # pyright: ignore[reportOperatorIssue]  # one kind
+        said = ", ".join(f"{name} {value}" for name, value in bounds.items())
+        raise FilterError(f"field {found.field!r}: nothing lies in the range {said}.")
