@@ -1,0 +1,248 @@
+"""The life of a change: route, claim, read, plan, encode, write, ack.
+
+`drain` is the one way from the ledger to the store: Celery's task, the embedded mode and the tests
+all call it. No model, store or network call happens inside a transaction. Whatever dies between
+two steps costs a lease: the next holder finds the entry dirty, reads the row as it is then, and
+writes with a higher fence.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from encoders.errors import EncoderError
+from encoders.types import ItemRecord
+from indexer import catalog, changes, encoding, entries, indexes, writing
+from indexer import plan as planning
+from indexer.encoding import TowerFailed
+from indexer.entries import Batch, Written
+from indexer.errors import StoreError
+from indexer.indexes import Index
+from indexer.plan import Plan, Task
+from indexer.settings import Settings
+from indexer.stores import VectorStore
+from indexer.towers import Tower, Towers
+
+log = logging.getLogger(__name__)
+
+FIRST_BATCH = 64  # items of the first batch, until the tower's speed is known
+GROWTH = 4  # how much larger a batch may be than the one before
+OUTAGE_PAUSE_S = 1.0  # until an entry given back because of an outage is due again
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What a drain did: items by outcome, seconds by stage (summed over batches)."""
+
+    routed: int = 0
+    batches: int = 0
+    encoded: int = 0
+    payload_only: int = 0
+    skipped: int = 0
+    deleted: int = 0
+    failed: int = 0
+    quarantined: int = 0
+    lost: int = 0  # written, but somebody else held the lease by then
+    released: int = 0  # given back untouched: an outage, or a stop
+    outages: list[str] = field(default_factory=list[str])
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def items(self) -> int:
+        return self.encoded + self.payload_only + self.skipped + self.deleted
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def counts(self) -> dict[str, int]:
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, int)}
+
+
+def drain(
+    engine: sa.Engine,
+    store: VectorStore,
+    towers: Towers,
+    settings: Settings,
+    *,
+    index_id: int | None = None,
+    stop: threading.Event | None = None,
+) -> Report:
+    """Route what is committed and work until no entry of the index (None: of any active index) is
+    due, or until `stop` is set, which gives the current batch back. Indexes take turns, a batch
+    each. An index whose store, collection or encoder is not available is left alone, its leases
+    given back, and named in `report.outages`. Raises DatabaseError only."""
+    drain = _Drain(
+        engine=engine, store=store, towers=towers, settings=settings, stop=stop or threading.Event()
+    )
+    drain.run(index_id)
+    return drain.report
+
+
+@dataclass(kw_only=True)
+class _Drain:
+    """One call of `drain`. `limits` is how many items a batch of each index may have."""
+
+    engine: sa.Engine
+    store: VectorStore
+    towers: Towers
+    settings: Settings
+    stop: threading.Event
+    report: Report = field(default_factory=Report)
+    limits: dict[int, int] = field(default_factory=dict[int, int])
+    left_alone: set[int] = field(default_factory=set[int])
+
+    def run(self, index_id: int | None) -> None:
+        while not self.stop.is_set():
+            with self.report.stage("route"):
+                moved = changes.route(self.engine, limit=self.settings.route_items)
+            self.report.routed += moved
+            due = [
+                index
+                for index in indexes.due(self.engine)
+                if index.id not in self.left_alone and index_id in {None, index.id}
+            ]
+            if not due and not moved:
+                return
+            for index in due:
+                self.turn(index)
+
+    def turn(self, index: Index) -> None:
+        """One batch of one index."""
+        tower = self.tower(index)
+        if tower is None:
+            return
+        limit = min(self.limits.get(index.id, FIRST_BATCH), self.settings.batch_items)
+        with self.report.stage("claim"):
+            batch = entries.claim(self.engine, index.id, limit=limit, lease_s=self.settings.lease_s)
+        if batch is None or not batch.claims:
+            return
+        started = time.monotonic()
+        try:
+            self.work(index, tower, batch)
+        except (StoreError, TowerFailed) as cause:
+            self.leave_alone(index, str(cause))
+            self.release(batch, pause_s=OUTAGE_PAUSE_S)
+        except _Stopped:
+            self.release(batch, pause_s=0)
+        else:
+            self.set_pace(index, limit, len(batch.claims), time.monotonic() - started)
+
+    def tower(self, index: Index) -> Tower | None:
+        """The very encoder that the index names, or None: then the work is left to others."""
+        try:
+            with self.report.stage("load"):
+                return self.towers.get(index.encoder_id, index.encoder_uri)
+        except EncoderError as cause:
+            self.leave_alone(index, str(cause))
+            return None
+
+    def set_pace(self, index: Index, limit: int, items: int, seconds: float) -> None:
+        """Batches take about `batch_s` seconds: a fresh change then waits for little behind a
+        backfill, and a slow tower's lease is never in danger."""
+        fitting = int(items * self.settings.batch_s / max(seconds, 1e-3))
+        self.limits[index.id] = max(1, min(fitting, limit * GROWTH))
+
+    def leave_alone(self, index: Index, why: str) -> None:
+        log.warning("index %d is left alone for now: %s", index.id, why)
+        self.report.outages.append(f"index {index.id}: {why}")
+        self.left_alone.add(index.id)
+
+    def release(self, batch: Batch, *, pause_s: float) -> None:
+        keys = [claim.key for claim in batch.claims]
+        self.report.released += entries.release_if_held(self.engine, batch, keys, pause_s=pause_s)
+
+    def work(self, index: Index, tower: Tower, batch: Batch) -> None:
+        """Read, plan, encode, write and ack one batch."""
+        stage, keys = self.report.stage, [claim.key for claim in batch.claims]
+        read_at = datetime.now(UTC)
+        with stage("read"):
+            attached = catalog.get_by_id(self.engine, index.catalog_id)
+            items = catalog.read(self.engine, attached, keys)
+        with stage("plan"):
+            plan = planning.plan(batch.claims, items, payload_limit=self.settings.payload_limit)
+        with stage("encode"):
+            encoded, failed = encoding.encode(tower, [_record(task) for task in plan.encode])
+        if self.stop.is_set():
+            raise _Stopped
+        self.check_lease(batch)
+        with stage("write"):
+            rejected = writing.write(self.store, index.ref, batch, plan, encoded)
+        with stage("ack"):
+            errors = {**plan.refused, **failed, **rejected}
+            self.settle(batch, plan, errors, read_at=read_at)
+        self.report.batches += 1
+
+    def check_lease(self, batch: Batch) -> None:
+        """No write starts with less lease left than the store's timeout: a write that lands after
+        the lease could bring back an item that its next holder deletes. A batch that was too slow
+        is given back; a single item that is too slow is charged, else it would go on for ever."""
+        if batch.left_s() > self.settings.store_timeout_s:
+            return
+        took_s = self.settings.lease_s - batch.left_s()
+        problem = f"{len(batch.claims)} items took {took_s:.0f} s, too long for lease_s"
+        if len(batch.claims) == 1:
+            self.fail(batch, {batch.claims[0].key: f"{problem}: raise it, or shorten the row"})
+        raise TowerFailed(problem)
+
+    def settle(
+        self, batch: Batch, plan: Plan, errors: Mapping[str, str], *, read_at: datetime
+    ) -> None:
+        """The ledger says what the store holds; failures are charged to their items."""
+        encoded, payloads = _without(plan.encode, errors), _without(plan.payload, errors)
+        written = [Written(claim=claim, present=False) for claim in plan.delete]
+        written += [_stored(task) for task in (*encoded, *payloads, *plan.skip)]
+        held = entries.ack_if_held(self.engine, batch, written, read_at=read_at)
+        self.report.lost += len(written) - held
+        self.report.encoded += len(encoded)
+        self.report.payload_only += len(payloads)
+        self.report.skipped += len(plan.skip)
+        self.report.deleted += len(plan.delete)
+        self.fail(batch, errors)
+
+    def fail(self, batch: Batch, errors: Mapping[str, str]) -> None:
+        for key, error in errors.items():
+            log.warning("index %d, item %r: %s", batch.index_id, key, error)
+        self.report.failed += len(errors)
+        self.report.quarantined += entries.fail_if_held(
+            self.engine,
+            batch,
+            errors,
+            max_attempts=self.settings.max_attempts,
+            backoff_s=self.settings.backoff_s,
+            backoff_max_s=self.settings.backoff_max_s,
+        )
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error: the process was asked to stop
+    """Give the batch back."""
+
+
+def _record(task: Task) -> ItemRecord:
+    return ItemRecord(key=task.claim.key, features=task.item.features)
+
+
+def _without(tasks: list[Task], errors: Mapping[str, str]) -> list[Task]:
+    return [task for task in tasks if task.claim.key not in errors]
+
+
+def _stored(task: Task) -> Written:
+    return Written(
+        claim=task.claim,
+        present=True,
+        content_hash=task.content_hash,
+        payload_hash=task.payload_hash,
+    )

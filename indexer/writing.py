@@ -1,0 +1,103 @@
+"""Writing a plan to the store: deletes, new points, known points, payloads, then durable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from indexer.encoding import Encoding
+from indexer.entries import Batch, Claim
+from indexer.errors import StoreRejected
+from indexer.plan import Plan, Task
+from indexer.stores import (
+    FENCE_FIELD,
+    KEY_FIELD,
+    VERSION_FIELD,
+    Collection,
+    Point,
+    VectorStore,
+    WriteMode,
+)
+
+T = TypeVar("T")
+
+
+def write(
+    store: VectorStore,
+    collection: Collection,
+    batch: Batch,
+    plan: Plan,
+    encoded: Mapping[str, Encoding],
+) -> dict[str, str]:
+    """The store holds all of the plan, durably, under the batch's fence. Tasks to encode that are
+    not in `encoded` are left out. Returns errors by key for what the store refused."""
+    writer = _Writer(store=store, collection=collection, fence=batch.fence)
+    writer.delete(plan.delete)
+    ready = [task for task in plan.encode if task.claim.key in encoded]
+    writer.put([task for task in ready if not task.claim.present], encoded, "upsert")
+    # A point that the ledger knows is only updated: once deleted, no late writer brings it back.
+    writer.put([task for task in ready if task.claim.present], encoded, "update_only")
+    writer.set_payload(plan.payload)
+    if plan.delete or ready or plan.payload:
+        store.flush(collection)
+    return writer.rejected
+
+
+@dataclass(kw_only=True)
+class _Writer:
+    store: VectorStore
+    collection: Collection
+    fence: int
+    rejected: dict[str, str] = field(default_factory=dict[str, str])
+
+    def delete(self, claims: Sequence[Claim]) -> None:
+        if claims:
+            keys = [claim.key for claim in claims]
+            self.store.delete_if_newer(self.collection, keys, fence=self.fence)
+
+    def put(self, tasks: Sequence[Task], encoded: Mapping[str, Encoding], mode: WriteMode) -> None:
+        points = [self._point(task, encoded[task.claim.key]) for task in tasks]
+
+        def write(some: Sequence[Point]) -> None:
+            self.store.write_if_newer(self.collection, some, fence=self.fence, mode=mode)
+
+        _or_halve(points, write, lambda point: point.key, self.rejected)
+
+    def set_payload(self, tasks: Sequence[Task]) -> None:
+        def write(some: Sequence[Task]) -> None:
+            payloads = {
+                task.claim.key: self._payload(task.claim, task.item.payload) for task in some
+            }
+            self.store.set_payload_if_newer(self.collection, payloads, fence=self.fence)
+
+        _or_halve(tasks, write, lambda task: task.claim.key, self.rejected)
+
+    def _point(self, task: Task, encoding: Encoding) -> Point:
+        payload = self._payload(task.claim, {**task.item.payload, **encoding.payload})
+        return Point(key=task.claim.key, vectors=encoding.vectors, payload=payload)
+
+    def _payload(self, claim: Claim, fields: Mapping[str, object]) -> dict[str, object]:
+        stamp = {KEY_FIELD: claim.key, VERSION_FIELD: claim.wanted, FENCE_FIELD: self.fence}
+        return {**fields, **stamp}
+
+
+def _or_halve(
+    some: Sequence[T],
+    write: Callable[[Sequence[T]], None],
+    key_of: Callable[[T], str],
+    rejected: dict[str, str],
+) -> None:
+    """Written, or in `rejected` with the store's reason: a refused batch is halved until the
+    culprits stand alone."""
+    if not some:
+        return
+    try:
+        write(some)
+    except StoreRejected as cause:
+        if len(some) == 1:
+            rejected[key_of(some[0])] = f"the store refused it: {cause}"
+            return
+        middle = len(some) // 2
+        _or_halve(some[:middle], write, key_of, rejected)
+        _or_halve(some[middle:], write, key_of, rejected)
