@@ -6,6 +6,7 @@ EncoderError
 ├── UnknownFamily        written by a family that this release does not know
 ├── EncodeFailed         the tower refused some records; the caller bisects
 └── TrainingFailed       training cannot start or go on
+    ├── DatasetInvalid   the training data contradicts itself
     └── NotEnoughData    too few users or items to train on
 """
 
@@ -34,6 +35,10 @@ class EncodeFailed(EncoderError):
 
 class TrainingFailed(EncoderError):
     """Training cannot start or go on."""
+
+
+class DatasetInvalid(TrainingFailed):
+    """The training data contradicts itself."""
 
 
 class NotEnoughData(TrainingFailed):

@@ -48,7 +48,7 @@ class VectorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SparseVector:
-    """Non-zero entries of a sparse vector; `indices` ascend and are unique, both have equal length."""
+    """Non-zero entries of a sparse vector; `indices` ascend, each once; `values` has their length."""
 
     indices: NDArray[np.uint32]
     values: FloatArray

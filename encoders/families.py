@@ -1,0 +1,87 @@
+"""The families of towers: a closed registry, so that an artifact can never name code to import.
+
+A family is a module with a `Config` (frozen dataclass), a `FAMILY` name and a `read`. It is
+imported when it is first asked for, because its towers need torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
+
+from encoders.errors import TrainingFailed, UnknownFamily
+from encoders.types import Encoder, Feature
+
+_MODULES = {
+    "content": "encoders.content",
+    "retrievalformer": "encoders.retrievalformer",
+}
+
+NAMES = tuple(_MODULES)
+
+
+class Config(Protocol):
+    """A family's frozen dataclass of numbers and strings."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+@runtime_checkable
+class StorableEncoder(Encoder, Protocol):
+    """An encoder that can be written into a folder and read again by its family."""
+
+    @property
+    def config(self) -> Config: ...
+
+    def write(self, folder: Path) -> None:
+        """model.safetensors, vocabularies.json and what else `read` needs lie in the folder."""
+        ...
+
+
+class Family(Protocol):
+    FAMILY: str
+    Config: type[Any]
+
+    def read(
+        self,
+        folder: Path,
+        *,
+        config: Config,
+        item_features: tuple[Feature, ...],
+        user_features: tuple[Feature, ...],
+        device: str,
+    ) -> StorableEncoder:
+        """The encoder that `write` put there. Weights must fit exactly."""
+        ...
+
+
+def get(name: str) -> Family:
+    """The family of that name. Raises UnknownFamily."""
+    if name not in _MODULES:
+        raise UnknownFamily(f"unknown family {name!r}; this release knows {', '.join(NAMES)}")
+    return cast(Family, cast(object, importlib.import_module(_MODULES[name])))
+
+
+def configure(name: str, overrides: Mapping[str, object]) -> Config:
+    """The family's defaults with these values in their place. Raises TrainingFailed that names
+    the value which is unknown or of another type than its default."""
+    defaults = get(name).Config()
+    fields = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
+    for key, value in overrides.items():
+        if key not in fields:
+            raise TrainingFailed(f"{name} has no option {key!r}; it has {', '.join(fields)}")
+        fields[key] = _like(name, key, fields[key], value)
+    return get(name).Config(**fields)
+
+
+def _like(family: str, key: str, default: object, value: object) -> object:
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        raise TrainingFailed(
+            f"{family} option {key!r} must be {type(default).__name__}, not {value!r}"
+        )
+    return value
