@@ -7,9 +7,9 @@ servers is setting them, no code. `docs/settings.md` is generated from the descr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, override
+from typing import Any, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -38,7 +38,8 @@ class Settings(BaseSettings):
         description="PostgreSQL, as postgresql://user:password@host:port/name. Empty: embedded.",
     )
     qdrant_url: str | None = Field(
-        default=None, description="Qdrant server, as http://host:6333. Empty: Qdrant Edge, embedded."
+        default=None,
+        description="Qdrant server, as http://host:6333. Empty: Qdrant Edge, embedded.",
     )
     qdrant_api_key: SecretStr | None = Field(
         default=None, description="API key of the Qdrant server."
@@ -148,7 +149,6 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    @override
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
@@ -158,6 +158,15 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _lease_outlasts_the_store(self) -> Self:
+        if self.lease_s < 2 * self.store_timeout_s:
+            raise ValueError(
+                f"lease_s ({self.lease_s:g}) must be at least twice store_timeout_s "
+                f"({self.store_timeout_s:g}): no write may begin that could outlast its lease"
+            )
+        return self
 
     @property
     def encoders_root(self) -> str:

@@ -227,7 +227,7 @@ class _Drain:
         )
 
 
-class _Stopped(Exception):  # noqa: N818 - not an error: the process was asked to stop
+class _Stopped(Exception):
     """Give the batch back."""
 
 

@@ -1,0 +1,53 @@
+# Two commands matter: `make demo` and `make test`. Each does its own set-up in .venv.
+#
+# PYTHON     the interpreter to build .venv with (3.11 or newer)
+# PIP_ARGS   more arguments for pip, for instance an index that has torch's CPU builds
+
+PYTHON   ?= python3
+PIP_ARGS ?=
+VENV     := .venv
+BIN      := $(VENV)/bin
+READY    := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix bench docs clean
+
+help: ## show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(READY) ## MovieLens-100K from an empty folder to living recommendations (minutes)
+	$(BIN)/twinspan demo
+
+test: $(READY) ## every test; needs no server, and uses those that answer on loopback
+	$(BIN)/python -m pytest
+
+check: $(READY) ## format, lint, types, layers, generated docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m indexer.cli.reference --check
+
+fix: $(READY) ## format, and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(READY) ## write the generated pages again
+	$(BIN)/python -m indexer.cli.reference
+
+bench: $(READY) ## every benchmark; writes docs/benchmarks.md (about half an hour)
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what was built, not your data
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+# torch first and by its exact version, so that nothing else brings another build of it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Twinspan needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "This Python has no venv. On Debian: apt-get install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $(READY)
