@@ -8,6 +8,8 @@ points or this query are wrong: bisect) and the other StoreErrors; no client's o
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +36,18 @@ class Collection:
 
     def point_id(self, key: str) -> str:
         """uuid5(catalog, key): the same item has the same id in every index of its catalog."""
-        return str(uuid.uuid5(uuid.uuid5(NAMESPACE, self.catalog), key))
+        return str(_uuid5(_namespace(self.catalog), key))
+
+
+@functools.cache
+def _namespace(catalog: str) -> bytes:
+    return _uuid5(NAMESPACE.bytes, catalog).bytes
+
+
+def _uuid5(namespace: bytes, name: str) -> uuid.UUID:
+    """uuid.uuid5, also for names with lone surrogates: no item has them, but anyone may ask."""
+    digest = hashlib.sha1(namespace + name.encode("utf-8", "surrogatepass"), usedforsecurity=False)
+    return uuid.UUID(bytes=digest.digest()[:16], version=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +158,7 @@ class VectorStore(Protocol):
         """Everything accepted before is durable afterwards."""
         ...
 
-    def search(
-        self, collection: Collection, searches: Sequence[Search]
-    ) -> list[list[ScoredPoint]]:
+    def search(self, collection: Collection, searches: Sequence[Search]) -> list[list[ScoredPoint]]:
         """One list per search, best first; ties in no stated order. An empty batch gives []."""
         ...
 

@@ -1,0 +1,346 @@
+"""One collection on disk: a Qdrant Edge shard, its description, and the locks around them.
+
+    collections/NAME/collection.json   what it is and which folder holds its points; written last
+    collections/NAME/points-XXXX/      the shard itself
+
+Every call into the engine holds the interpreter lock, so one engine call never overlaps another.
+`_writing` keeps writers apart, `_reading` keeps a reader's handle open until it is done.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import uuid
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import qdrant_edge as edge
+
+from encoders.types import VectorSpec
+from indexer.errors import (
+    CollectionMismatch,
+    CollectionMissing,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+)
+from indexer.filters import FieldKind
+from indexer.stores import (
+    FENCE_FIELD,
+    KEY_FIELD,
+    CollectionSpec,
+    CollectionStatus,
+    edge_files,
+    edge_optimize,
+)
+from indexer.stores.paths import json_path
+
+DESCRIPTION = "collection.json"
+HNSW_M = 16
+HNSW_EF_CONSTRUCT = 128
+FULL_SCAN_KB = 10_000
+FLOAT_BYTES = 4
+CATCH_UP_ITEMS = 1_000
+CATCH_UP_ROUNDS = 3
+INDEXING_KB = 10_000  # of vectors; below it a scan is as fast as a graph
+
+SCHEMA: dict[FieldKind, edge.PayloadSchemaType] = {
+    "keyword": edge.PayloadSchemaType.Keyword,
+    "integer": edge.PayloadSchemaType.Integer,
+    "float": edge.PayloadSchemaType.Float,
+    "bool": edge.PayloadSchemaType.Bool,
+    "datetime": edge.PayloadSchemaType.Datetime,
+    "geo": edge.PayloadSchemaType.Geo,
+}
+OUTAGES = ("service runtime error", "io error", "os error", "out of memory", "no space", "timeout")
+
+
+class Shard:
+    """An open collection. Its points may be read and written by several threads at once."""
+
+    def __init__(self, folder: Path, spec: CollectionSpec, points: str) -> None:
+        self.folder = folder
+        self.spec = spec
+        self._points = points
+        self._handle: edge.EdgeShard | None = _load(folder / points, spec.collection.name)
+        self._reading = threading.RLock()
+        self._writing = threading.RLock()
+        self._optimizing = threading.Lock()
+        self._touched: set[str] | None = None  # ids written since a copy was taken
+        self._child: subprocess.Popen[str] | None = None
+        self.specs = {one.name: one for one in spec.vectors}
+
+    @contextmanager
+    def reading(self) -> Generator[edge.EdgeShard]:
+        """The engine's handle, open for as long as the block runs."""
+        with self._reading, translated(self.spec.collection.name):
+            yield self._open_handle()
+
+    def update(self, operation: edge.UpdateOperation, ids: Sequence[str]) -> None:
+        """Apply one operation that touches these points."""
+        self.update_many([operation], ids)
+
+    def update_many(self, operations: Sequence[edge.UpdateOperation], ids: Sequence[str]) -> None:
+        with self._writing, translated(self.spec.collection.name):
+            if self._touched is not None:
+                self._touched.update(ids)
+            handle = self._open_handle()
+            for operation in operations:
+                handle.update(operation)
+
+    def flush(self) -> None:
+        with self._writing, translated(self.spec.collection.name):
+            self._open_handle().flush()
+
+    def check_vectors(self, names: Sequence[str]) -> None:
+        """Raises StoreRejected for a vector that this collection does not have."""
+        for name in names:
+            if name not in self.specs:
+                raise StoreRejected(
+                    f"collection {self.spec.collection.name!r} has no vector {name!r}, "
+                    f"only {_shown(self.spec.vectors)}."
+                )
+
+    def status(self) -> CollectionStatus:
+        with self.reading() as handle:
+            points = handle.count(edge.CountRequest(exact=True))
+            indexed = handle.info().indexed_vectors_count
+        return CollectionStatus(
+            spec=self.spec, points=points, indexed=not self._wants_graph(points, indexed)
+        )
+
+    def _wants_graph(self, points: int, indexed: int) -> bool:
+        """Whether so many vectors lie outside of any graph that scanning them takes long."""
+        dense = [one.dimension for one in self.spec.vectors if one.dimension is not None]
+        if not dense:
+            return False
+        sparse = len(self.spec.vectors) - len(dense)  # always indexed, and counted as such
+        in_graphs = max(0, indexed - sparse * points) // len(dense)
+        return (points - in_graphs) * max(dense) * FLOAT_BYTES > INDEXING_KB * 1_024
+
+    def adopt(self, wanted: CollectionSpec) -> None:
+        """Payload indexes and metadata are as wanted; raises CollectionMismatch where it is
+        another collection."""
+        with self._writing:
+            refuse_mismatch(self.spec, wanted)
+            missing: dict[str, FieldKind] = {
+                field: kind
+                for field, kind in wanted.fields.items()
+                if field not in self.spec.fields
+            }
+            for field, kind in missing.items():
+                self.update(
+                    edge.UpdateOperation.create_field_index(json_path(field), SCHEMA[kind]), []
+                )
+            if missing:
+                self.flush()
+            merged = replace(
+                self.spec, fields={**self.spec.fields, **missing}, metadata=dict(wanted.metadata)
+            )
+            if merged != self.spec:
+                describe(self.folder, merged, self._points)
+                self.spec = merged
+
+    def optimize(self) -> None:
+        """All vectors lie in graphs: a copy is optimised by a child process while reads and writes
+        go on here, then takes over with what was written meanwhile."""
+        with self._optimizing:
+            if self.status().indexed:
+                return
+            copy = self._copy()
+            try:
+                self._child = edge_optimize.start(copy)
+                edge_optimize.finish(self._child, self.spec.collection.name)
+                self._take_over(copy)
+            finally:
+                self._child = self._touched = None
+                if copy.name != self._points:
+                    shutil.rmtree(copy, ignore_errors=True)
+
+    def _copy(self) -> Path:
+        """A durable copy of the points; from here on, writes are remembered by id."""
+        copy = self.folder / fresh_name()
+        with self._writing, translated(self.spec.collection.name):
+            self._open_handle().flush()
+            shutil.copytree(self.folder / self._points, copy)
+            self._touched = set()
+        return copy
+
+    def _take_over(self, copy: Path) -> None:
+        fresh = _load(copy, self.spec.collection.name)
+        for _ in range(CATCH_UP_ROUNDS):  # most of it while writes go on
+            self._catch_up(fresh, self._take_touched())
+        with self._writing, translated(self.spec.collection.name):
+            self._catch_up(fresh, self._take_touched())
+            _index_fields(fresh, self.spec)
+            fresh.flush()
+            describe(self.folder, self.spec, copy.name)
+            with self._reading:
+                old, self._handle = self._open_handle(), fresh
+                gone, self._points = self._points, copy.name
+            self._touched = None
+            old.close()
+        shutil.rmtree(self.folder / gone, ignore_errors=True)
+
+    def _take_touched(self) -> list[str]:
+        with self._writing:
+            touched, self._touched = self._touched or set[str](), set()
+            return sorted(touched)
+
+    def _catch_up(self, fresh: edge.EdgeShard, ids: Sequence[str]) -> None:
+        """These points are in `fresh` as they are here now, or absent in both."""
+        for start in range(0, len(ids), CATCH_UP_ITEMS):
+            some = ids[start : start + CATCH_UP_ITEMS]
+            with self.reading() as handle:
+                records = handle.retrieve(list(some), with_payload=True, with_vector=True)
+            points = [edge.Point(one.id, one.vector or {}, one.payload) for one in records]
+            gone = set(some) - {str(one.id) for one in records}
+            with translated(self.spec.collection.name):
+                fresh.update(edge.UpdateOperation.upsert_points(points))
+                fresh.update(edge.UpdateOperation.delete_points(list(gone)))
+
+    def close(self) -> None:
+        """Flushed and closed; later calls raise CollectionMissing."""
+        if (child := self._child) is not None:
+            child.terminate()
+        with self._writing, self._reading:
+            if self._handle is not None:
+                handle, self._handle = self._handle, None
+                with translated(self.spec.collection.name):
+                    handle.flush()
+                    handle.close()
+
+    def _open_handle(self) -> edge.EdgeShard:
+        if self._handle is None:
+            raise CollectionMissing(
+                f"collection {self.spec.collection.name!r} was dropped or closed meanwhile."
+            )
+        return self._handle
+
+
+def create(folder: Path, spec: CollectionSpec) -> Shard:
+    """The collection exists, durably, with its payload indexes and no points."""
+    shutil.rmtree(folder, ignore_errors=True)  # what a crash left of an earlier attempt
+    folder.mkdir(parents=True)
+    points = fresh_name()
+    with translated(spec.collection.name):
+        handle = edge.EdgeShard.create(str(folder / points), _config(spec.vectors))
+        _index_fields(handle, spec)
+        handle.flush()
+        handle.close()
+    describe(folder, spec, points)
+    edge_files.sync_folder(folder.parent)
+    return Shard(folder, spec, points)
+
+
+def load(folder: Path) -> Shard:
+    """Open what `create` made; folders of points that nothing names are removed."""
+    content = edge_files.read_json(folder / DESCRIPTION)
+    spec, points = edge_files.spec_from_json(content), str(content["points"])
+    for other in folder.glob("points-*"):
+        if other.name != points:
+            shutil.rmtree(other, ignore_errors=True)
+    return Shard(folder, spec, points)
+
+
+def describe(folder: Path, spec: CollectionSpec, points: str) -> None:
+    content = {**edge_files.spec_to_json(spec), "points": points}
+    edge_files.replace_json(folder / DESCRIPTION, content)
+
+
+def fresh_name() -> str:
+    return f"points-{uuid.uuid4().hex[:12]}"
+
+
+def refuse_mismatch(found: CollectionSpec, wanted: CollectionSpec) -> None:
+    """Raises CollectionMismatch where the collection that was found is not the one wanted."""
+    differences: list[str] = []
+    if found.collection.catalog != wanted.collection.catalog:
+        differences.append(f"catalog {found.collection.catalog!r}")
+    if _by_name(found.vectors) != _by_name(wanted.vectors):
+        differences.append(f"vectors {_shown(found.vectors)} instead of {_shown(wanted.vectors)}")
+    for name in ("encoder_id", "index_id"):
+        was, now = found.metadata.get(name), wanted.metadata.get(name)
+        if was != now:
+            differences.append(f"{name} {was!r} instead of {now!r}")
+    for field, kind in wanted.fields.items():
+        if found.fields.get(field, kind) != kind:
+            differences.append(f"field {field!r} as {found.fields[field]} instead of {kind}")
+    if differences:
+        raise CollectionMismatch(
+            f"collection {wanted.collection.name!r} exists with {'; '.join(differences)}. "
+            "Build a new index under another name, or drop this collection first."
+        )
+
+
+@contextmanager
+def translated(name: str) -> Generator[None]:
+    """Turn the engine's errors, which are bare Exceptions (or panics), into ours."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as cause:  # the engine raises nothing narrower
+        raise _translate(cause, name) from cause
+    except BaseException as cause:
+        if type(cause).__name__ != "PanicException":
+            raise
+        raise StoreUnavailable(
+            f"Qdrant Edge panicked in collection {name!r}: {_first_line(cause)}. Restart."
+        ) from cause
+
+
+def _translate(cause: Exception, name: str) -> StoreError:
+    said = _first_line(cause)
+    if isinstance(cause, OSError | MemoryError) or said.lower().startswith(OUTAGES):
+        return StoreUnavailable(f"Qdrant Edge failed in collection {name!r}: {said}")
+    return StoreRejected(f"Qdrant Edge refused a request for collection {name!r}: {said}")
+
+
+def _first_line(cause: BaseException) -> str:
+    return (str(cause).splitlines() or [type(cause).__name__])[0][:500]
+
+
+def _load(path: Path, name: str) -> edge.EdgeShard:
+    with translated(name):
+        return edge.EdgeShard.load(str(path))
+
+
+def _config(vectors: Sequence[VectorSpec]) -> edge.EdgeConfig:
+    dense = {
+        one.name: edge.EdgeVectorParams(size=one.dimension, distance=edge.Distance.Dot)
+        for one in vectors
+        if one.dimension is not None
+    }
+    sparse = {one.name: edge.EdgeSparseVectorParams() for one in vectors if one.sparse}
+    return edge.EdgeConfig(
+        vectors=dense or None,
+        sparse_vectors=sparse or None,
+        hnsw_config=edge.HnswIndexConfig(
+            m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_KB
+        ),
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=INDEXING_KB),
+        max_search_threads=1,
+    )
+
+
+def _index_fields(handle: edge.EdgeShard, spec: CollectionSpec) -> None:
+    """Every filterable field has its payload index, and so have our own two."""
+    wanted: dict[str, FieldKind] = {KEY_FIELD: "keyword", FENCE_FIELD: "integer", **spec.fields}
+    present = handle.info().payload_schema
+    for field, kind in wanted.items():
+        path = json_path(field)
+        if path not in present:
+            handle.update(edge.UpdateOperation.create_field_index(path, SCHEMA[kind]))
+
+
+def _by_name(vectors: Sequence[VectorSpec]) -> dict[str, int | None]:
+    return {one.name: one.dimension for one in vectors}
+
+
+def _shown(vectors: Sequence[VectorSpec]) -> str:
+    return ", ".join(f"{one.name}[{one.dimension or 'sparse'}]" for one in vectors)
