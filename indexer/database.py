@@ -68,7 +68,9 @@ def is_outage(error: exc.DBAPIError) -> bool:
 def _translate(cause: exc.DBAPIError, address: str) -> DatabaseError:
     original = cause.orig
     code = getattr(original, "sqlstate", None)
-    said = str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__
+    said = (
+        str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__
+    )
     if isinstance(original, psycopg.errors.UndefinedTable) and f"{SCHEMA}." in said:
         return SchemaMissing(f"{SchemaMissing.__doc__} PostgreSQL said: {said}")
     if is_outage(cause) or (code is not None and code.startswith("28")):

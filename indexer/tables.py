@@ -154,7 +154,11 @@ interactions = sa.Table(
     sa.Column("value", sa.Float, nullable=True),
     _timestamp("occurred_at"),
     sa.Index(
-        "interactions_history", "catalog", "user_key", sa.text("occurred_at DESC"), sa.text("id DESC")
+        "interactions_history",
+        "catalog",
+        "user_key",
+        sa.text("occurred_at DESC"),
+        sa.text("id DESC"),
     ),
 )
 

@@ -44,6 +44,12 @@ class Towers:
                 self._loaded[encoder_id] = tower
             return tower
 
+    def add(self, encoder_id: str, encoder: Encoder) -> Tower:
+        """Use an encoder that is loaded already, under that id."""
+        with self._lock:
+            tower = self._loaded[encoder_id] = Tower(encoder_id, encoder)
+            return tower
+
     def keep_only(self, encoder_ids: Sequence[str]) -> None:
         """Forget the encoders that no index names any more."""
         with self._lock:
