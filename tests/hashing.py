@@ -1,6 +1,6 @@
 """A small deterministic encoder for tests of the protocol: no torch, no training, exact answers.
 
-It is a real encoder by the seam's terms: a title's words are hashed into a normalised vector. Titles
+It is a real encoder by the seam's terms: a title's words become a normalised vector. Titles
 can ask it to fail, which a trained tower does only by accident: POISON raises, NAN gives a vector
 that is not finite, SLOW takes its time.
 """

@@ -1,0 +1,1 @@
+"""Benchmarks: one script per table of docs/benchmarks.md. `python -m benchmarks` runs them all."""
