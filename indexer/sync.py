@@ -9,6 +9,7 @@ writes with a higher fence.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -79,14 +80,21 @@ def drain(
     settings: Settings,
     *,
     index_id: int | None = None,
+    slice_s: float | None = None,
     stop: threading.Event | None = None,
 ) -> Report:
     """Route what is committed and work until no entry of the index (None: of any active index) is
-    due, or until `stop` is set, which gives the current batch back. Indexes take turns, a batch
+    due, or no batch more once `slice_s` seconds have passed, or until `stop` is set, which gives
+    the current batch back. Indexes take turns, a batch
     each. An index whose store, collection or encoder is not available is left alone, its leases
     given back, and named in `report.outages`. Raises DatabaseError only."""
     drain = _Drain(
-        engine=engine, store=store, towers=towers, settings=settings, stop=stop or threading.Event()
+        engine=engine,
+        store=store,
+        towers=towers,
+        settings=settings,
+        stop=stop or threading.Event(),
+        until=time.monotonic() + slice_s if slice_s is not None else math.inf,
     )
     drain.run(index_id)
     return drain.report
@@ -101,12 +109,13 @@ class _Drain:
     towers: Towers
     settings: Settings
     stop: threading.Event
+    until: float  # time.monotonic(): no turn begins later
     report: Report = field(default_factory=Report)
     limits: dict[int, int] = field(default_factory=dict[int, int])
     left_alone: set[int] = field(default_factory=set[int])
 
     def run(self, index_id: int | None) -> None:
-        while not self.stop.is_set():
+        while not self.stop.is_set() and time.monotonic() < self.until:
             with self.report.stage("route"):
                 moved = changes.route(self.engine, limit=self.settings.route_items)
             self.report.routed += moved
