@@ -33,6 +33,7 @@ from indexer.stores import (
     edge_filters,
     edge_points,
     edge_shard,
+    points,
     policy,
 )
 from indexer.stores.edge_shard import Shard
@@ -112,7 +113,7 @@ class EdgeStore:
         for batch in _batches({point.key: point for point in points}.values()):
             ids = [collection.point_id(point.key) for point in batch]
             built = [
-                edge_points.point(id_, point, fence, shard.specs)
+                edge_points.built(id_, point, fence, shard.specs)
                 for id_, point in zip(ids, batch, strict=True)
             ]
             shard.update(edge.UpdateOperation.upsert_points(built, condition, how), ids)
@@ -146,6 +147,8 @@ class EdgeStore:
         if not searches:
             return []
         shard.check_vectors([one.vector for one in searches])
+        for one in searches:
+            points.check_vector(one.values, shard.specs[one.vector], "the query")
         with shard.reading() as handle:
             passing = {
                 where: handle.count(
@@ -155,7 +158,7 @@ class EdgeStore:
                 if where is not None
             }
             requests = [
-                _query(collection, one, shard.specs, passing.get(one.where) if one.where else None)
+                _query(collection, one, passing.get(one.where) if one.where else None)
                 for one in searches
             ]
             answers = handle.query_batch(edge.QueryBatchRequest(requests))
@@ -180,7 +183,7 @@ class EdgeStore:
         with shard.reading() as handle:
             records = handle.retrieve(
                 list(ids),
-                with_payload=edge_points.selection(payload),
+                with_payload=points.selection(payload),
                 with_vector=list(vectors) or False,
             )
         found = (edge_points.stored(record, payload) for record in records)
@@ -203,7 +206,7 @@ class EdgeStore:
                 offset=offset,
                 limit=batch,
                 filter=edge_filters.build(where),
-                with_payload=edge_points.selection(payload),
+                with_payload=points.selection(payload),
                 with_vector=list(vectors) or False,
             )
             with shard.reading() as handle:
@@ -291,23 +294,18 @@ def _batches(things: Iterable[T]) -> Iterator[list[T]]:
 def _payload_update(
     id_: str, key: str, payload: Mapping[str, object], fence: int
 ) -> edge.UpdateOperation:
+    points.check_payload(key, payload)
     which = edge_filters.older_among([id_], fence, FENCE_FIELD)
-    whole = edge_points.payload(key, payload, fence)
-    try:
-        return edge.UpdateOperation.overwrite_payload_by_filter(which, whole)
-    except (TypeError, ValueError, OverflowError) as cause:
-        raise edge_points.unfit(key, cause) from cause
+    return edge.UpdateOperation.overwrite_payload_by_filter(
+        which, points.stamped(key, payload, fence)
+    )
 
 
-def _query(
-    collection: Collection, one: Search, specs: edge_points.Specs, passing: int | None
-) -> edge.QueryRequest:
+def _query(collection: Collection, one: Search, passing: int | None) -> edge.QueryRequest:
     chosen = policy.plan(exact=one.exact, limit=one.limit, passing=passing)
     return edge.QueryRequest(
         limit=one.limit,
-        query=edge.Query.Nearest(
-            edge_points.vector(one.values, specs[one.vector], "the query"), using=one.vector
-        ),
+        query=edge.Query.Nearest(edge_points.vector(one.values), using=one.vector),
         filter=edge_filters.build(
             one.where, without_ids=[collection.point_id(key) for key in one.exclude]
         ),
@@ -316,5 +314,5 @@ def _query(
             hnsw_ef=None if chosen.exact else chosen.ef,
             acorn=edge.AcornSearchParams(enable=True) if chosen.acorn else None,
         ),
-        with_payload=edge_points.selection(one.payload),
+        with_payload=points.selection(one.payload),
     )
