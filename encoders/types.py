@@ -48,7 +48,7 @@ class VectorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SparseVector:
-    """Non-zero entries of a sparse vector; `indices` ascend, each once; `values` has their length."""
+    """Non-zero entries of a sparse vector; `indices` ascend, each once, as many as `values`."""
 
     indices: NDArray[np.uint32]
     values: FloatArray

@@ -1,0 +1,171 @@
+"""How well an encoder ranks what users did next: leave-one-out, full ranking, exact.
+
+A user's target is ranked among all items of the catalogue, once with the items of the history
+taken out (`recall@20`) and once with them in (`recall@20_unmasked`). A tie counts as half: an
+encoder that scores all items alike gets the middle rank, never the first. Ranks are kept per user,
+so that two encoders can be compared pairwise.
+
+Shapes: B users of one chunk, U users asked about, N items, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.dataset import Dataset, IntArray, Split
+from encoders.errors import EncoderError
+from encoders.types import Encoder, FloatArray, HistoryItem, ItemRecord, UserState
+
+DEPTHS = (5, 10, 20)
+CHUNK_ITEMS = 1_024
+CHUNK_USERS = 256
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranks:
+    """Per user the rank of the target, 1 being the best; halves come from ties."""
+
+    users: IntArray  # (U,)
+    masked: NDArray[np.float64]  # (U,)
+    unmasked: NDArray[np.float64]  # (U,)
+
+    def metrics(self) -> dict[str, float]:
+        """recall@k and ndcg@k, masked and `_unmasked`; empty when nobody was asked about."""
+        named = (("", self.masked), ("_unmasked", self.unmasked))
+        return {
+            f"{metric}@{depth}{suffix}": float(value(ranks, depth).mean())
+            for suffix, ranks in named
+            for depth in DEPTHS
+            for metric, value in (("recall", hits), ("ndcg", gains))
+            if len(ranks)
+        }
+
+
+def hits(ranks: NDArray[np.float64], depth: int) -> NDArray[np.float64]:
+    return (ranks <= depth).astype(np.float64)
+
+
+def gains(ranks: NDArray[np.float64], depth: int) -> NDArray[np.float64]:
+    return np.where(ranks <= depth, 1 / np.log2(ranks + 1), 0.0)
+
+
+def rank(
+    scores: FloatArray, targets: NDArray[np.integer], seen: Sequence[NDArray[np.integer]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Masked and unmasked ranks of one target per row of scores (B, N). An item that the user saw
+    before and is the target again stays in."""
+    rows = np.arange(len(scores))
+    own = scores[rows, targets][:, None]  # (B, 1)
+    better = (scores > own).astype(np.float32) + (scores == own) * np.float32(0.5)  # (B, N)
+    unmasked = better.sum(axis=1, dtype=np.float64) + 0.5
+    for row, items in enumerate(seen):
+        better[row, items] = 0
+    better[rows, targets] = 0.5
+    return better.sum(axis=1, dtype=np.float64) + 0.5, unmasked
+
+
+def rank_with(
+    encoder: Encoder, split: Split, targets: IntArray, *, limit: int | None = None, seed: int = 0
+) -> Ranks:
+    """Ranks of the target events (U of all users; -1: none) by this encoder, for at most `limit`
+    users drawn with the seed. A user's history is everything before the target."""
+    users = _asked(targets, limit, seed)
+    dataset = split.dataset
+    catalogue = _Catalogue(encoder, dataset.items)
+    masked, unmasked = np.zeros(len(users)), np.zeros(len(users))
+    for start in range(0, len(users), CHUNK_USERS):
+        chunk = users[start : start + CHUNK_USERS]
+        states = [catalogue.state(dataset, int(u), int(targets[u])) for u in chunk]
+        scores = catalogue.scores(encoder, states)
+        part = slice(start, start + len(chunk))
+        masked[part], unmasked[part] = rank(
+            scores, dataset.item[targets[chunk]], [_seen(dataset, targets, u) for u in chunk]
+        )
+    return Ranks(users=users, masked=masked, unmasked=unmasked)
+
+
+def rank_by_popularity(
+    split: Split, targets: IntArray, *, limit: int | None = None, seed: int = 0
+) -> Ranks:
+    """What everybody gets who recommends the most frequent items to everybody."""
+    users = _asked(targets, limit, seed)
+    dataset = split.dataset
+    counts = popularity(split)
+    masked, unmasked = np.zeros(len(users)), np.zeros(len(users))
+    for row, user in enumerate(users):
+        masked[row : row + 1], unmasked[row : row + 1] = rank(
+            counts[None], dataset.item[targets[[user]]], [_seen(dataset, targets, user)]
+        )
+    return Ranks(users=users, masked=masked, unmasked=unmasked)
+
+
+def popularity(split: Split) -> FloatArray:
+    """(N,): how many training events each item has."""
+    events = split.dataset.item[split.train]
+    return np.bincount(events, minlength=len(split.dataset.items)).astype(np.float32)
+
+
+class _Catalogue:
+    """All items as the encoder sees them: what a vector store would hold."""
+
+    def __init__(self, encoder: Encoder, items: Sequence[ItemRecord]) -> None:
+        self._limit = encoder.history.limit
+        names = {spec.name for spec in encoder.vectors if not spec.sparse}
+        parts: dict[str, list[FloatArray]] = {name: [] for name in names}
+        self._payload: list[Mapping[str, object]] = []
+        for start in range(0, len(items), CHUNK_ITEMS):
+            encoded = encoder.encode_items(items[start : start + CHUNK_ITEMS])
+            for name in names:
+                parts[name].append(cast(FloatArray, encoded.vectors[name]))
+            self._payload.extend(encoded.payload)
+        self._vectors = {name: np.concatenate(part) for name, part in parts.items()}
+
+    def state(self, dataset: Dataset, user: int, target: int) -> UserState:
+        first = max(int(dataset.starts[user]), target - self._limit)
+        return UserState(
+            features=dataset.user_records[user],
+            history=[self._event(dataset, number) for number in range(first, target)],
+        )
+
+    def scores(self, encoder: Encoder, states: Sequence[UserState]) -> FloatArray:
+        """(B, N)"""
+        queries = encoder.encode_users(states)
+        names = {query.vector for query in queries}
+        if len(names) != 1 or not names <= set(self._vectors):
+            raise EncoderError(f"{encoder.family} asks for {names}: cannot be evaluated yet")
+        vectors = self._vectors[names.pop()]
+        return np.stack([cast(FloatArray, query.values) for query in queries]) @ vectors.T
+
+    def _event(self, dataset: Dataset, number: int) -> HistoryItem:
+        item, event, value = (
+            int(dataset.item[number]),
+            int(dataset.event[number]),
+            float(dataset.value[number]),
+        )
+        return HistoryItem(
+            key=dataset.items[item].key,
+            vectors={name: vectors[item] for name, vectors in self._vectors.items()},
+            payload=self._payload[item] if self._payload else {},
+            event=dataset.event_names[event] if event >= 0 else None,
+            value=None if np.isnan(value) else value,
+            occurred_at=_EPOCH + timedelta(microseconds=int(dataset.occurred_at[number])),
+        )
+
+
+def _asked(targets: IntArray, limit: int | None, seed: int) -> IntArray:
+    users = np.flatnonzero(targets >= 0)
+    if limit is not None and len(users) > limit:
+        users = np.sort(np.random.default_rng(seed).choice(users, limit, replace=False))
+    return users
+
+
+def _seen(dataset: Dataset, targets: IntArray, user: int) -> NDArray[np.integer]:
+    return dataset.item[dataset.starts[user] : targets[user]]

@@ -1,0 +1,145 @@
+"""From a dataset to an encoder in its folder, with what is known of it.
+
+Training sees every event but the last two of each user: the last but one decides when to stop,
+the last is what the metrics in the artifact are about. Families that are only fitted (`content`)
+take any dataset, even an empty one; those that learn need users who did something.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import cast
+
+from encoders import artifact, dataset, evaluate, families
+from encoders.dataset import Dataset, Split
+from encoders.errors import TrainingFailed
+from encoders.families import StorableEncoder
+from encoders.types import EncoderInfo
+
+EVALUATED_USERS = 10_000  # at most; drawn with the seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where training stands. `recall` is the validation Recall@20 of an epoch that has just
+    ended, None in its midst; `epochs` is the most there can be."""
+
+    epoch: int  # 1 is the first
+    epochs: int
+    done: float  # share of this epoch, 0..1
+    loss: float  # mean over the epoch so far
+    examples_per_s: float
+    recall: float | None = None
+    best: float | None = None
+
+
+def train(
+    family: str,
+    data: Dataset,
+    root_uri: str,
+    *,
+    config: Mapping[str, object] | None = None,
+    seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint: Path | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> EncoderInfo:
+    """A trained and evaluated encoder lies under root_uri/<id>.
+
+    `config` overrides options of the family. With a `checkpoint` folder, an interrupted run takes
+    up where its last epoch ended and ends as if it had never stopped. `threads` are torch's; None
+    leaves them alone. Raises UnknownFamily, TrainingFailed or NotEnoughData.
+    """
+    options = families.configure(family, config or {})
+    split = dataset.leave_one_out(data)
+    _set_threads(threads)
+    began = time.monotonic()
+    trainer = _TRAINERS[family]
+    encoder, learnt = trainer(
+        options,
+        split,
+        _Run(seed=seed, device=device, checkpoint=checkpoint, progress=progress or _silent),
+    )
+    seconds = time.monotonic() - began
+    info = artifact.save(
+        encoder,
+        root_uri,
+        facts={**_facts(split, seed), **learnt, "train_s": round(seconds, 2)},
+        metrics=_metrics(encoder, split, seed),
+    )
+    return info
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    seed: int
+    device: str
+    checkpoint: Path | None
+    progress: Callable[[Progress], None]
+
+
+def _train_content(
+    options: families.Config, split: Split, run: _Run
+) -> tuple[StorableEncoder, Mapping[str, object]]:
+    from encoders import content
+
+    encoder = content.fit(
+        cast(content.Config, options),
+        split.dataset.items,
+        split.dataset.item_features,
+        popularity=evaluate.popularity(split),
+        device=run.device,
+    )
+    return encoder, {}
+
+
+_TRAINERS: Mapping[
+    str, Callable[[families.Config, Split, _Run], tuple[StorableEncoder, Mapping[str, object]]]
+] = {"content": _train_content}
+
+
+def _facts(split: Split, seed: int) -> dict[str, object]:
+    data = split.dataset
+    return {
+        "items": len(data.items),
+        "users": len(data.user_keys),
+        "events": len(data.user),
+        "training_events": int(split.train.sum()),
+        "dataset": data.fingerprint,
+        "seed": seed,
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                name: metadata.version(name) for name in ("numpy", "torch", "sentence-transformers")
+            },
+        },
+    }
+
+
+def _metrics(encoder: StorableEncoder, split: Split, seed: int) -> dict[str, float]:
+    """On each user's last event, beside what plain popularity reaches; {} without such users."""
+    if not (split.test >= 0).any():
+        return {}
+    ours = evaluate.rank_with(encoder, split, split.test, limit=EVALUATED_USERS, seed=seed)
+    popular = evaluate.rank_by_popularity(split, split.test, limit=EVALUATED_USERS, seed=seed)
+    popular_metrics = {f"popularity_{k}": v for k, v in popular.metrics().items() if "@20" in k}
+    return {**ours.metrics(), **popular_metrics}
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if threads < 1:
+        raise TrainingFailed(f"threads must be at least 1, not {threads}")
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _silent(_: Progress) -> None: ...
