@@ -42,6 +42,7 @@ from indexer.stores.paths import checked_name
 T = TypeVar("T")
 
 BATCH_ITEMS = 1_000
+GRAPH_KB = 10_000  # of vectors in no graph; below it a scan is as fast as a graph
 ALIASES = "aliases.json"
 
 
@@ -50,7 +51,8 @@ class EdgeStore:
 
     Raises StoreLocked, with who holds it, where another process does."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, graph_kb: int = GRAPH_KB) -> None:
+        self._graph_kb = graph_kb
         self._root = Path(path).resolve()
         self._lock = edge_files.DirectoryLock(self._root)
         self._guard = threading.RLock()  # of the two below
@@ -75,7 +77,9 @@ class EdgeStore:
             if self._exists(name):
                 self._shard(name).adopt(spec)
             else:
-                self._shards[name] = edge_shard.create(self._collections / name, spec)
+                self._shards[name] = edge_shard.create(
+                    self._collections / name, spec, self._graph_kb
+                )
 
     def status(self, name: str) -> CollectionStatus:
         return self._shard(name).status()
@@ -266,7 +270,7 @@ class EdgeStore:
             if name not in self._shards:
                 if not self._exists(name):
                     raise CollectionMissing(f"no collection {name!r} in {self.name}.")
-                self._shards[name] = edge_shard.load(self._collections / name)
+                self._shards[name] = edge_shard.load(self._collections / name, self._graph_kb)
             return self._shards[name]
 
     def _exists(self, name: str) -> bool:

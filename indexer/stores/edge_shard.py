@@ -15,14 +15,12 @@ import threading
 import uuid
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import qdrant_edge as edge
 
 from encoders.types import VectorSpec
 from indexer.errors import (
-    CollectionMismatch,
     CollectionMissing,
     StoreError,
     StoreRejected,
@@ -36,6 +34,7 @@ from indexer.stores import (
     CollectionStatus,
     edge_files,
     edge_optimize,
+    mismatch,
 )
 from indexer.stores.paths import json_path
 
@@ -46,7 +45,6 @@ FULL_SCAN_KB = 10_000
 FLOAT_BYTES = 4
 CATCH_UP_ITEMS = 1_000
 CATCH_UP_ROUNDS = 3
-INDEXING_KB = 10_000  # of vectors; below it a scan is as fast as a graph
 
 SCHEMA: dict[FieldKind, edge.PayloadSchemaType] = {
     "keyword": edge.PayloadSchemaType.Keyword,
@@ -62,10 +60,11 @@ OUTAGES = ("service runtime error", "io error", "os error", "out of memory", "no
 class Shard:
     """An open collection. Its points may be read and written by several threads at once."""
 
-    def __init__(self, folder: Path, spec: CollectionSpec, points: str) -> None:
+    def __init__(self, folder: Path, spec: CollectionSpec, points: str, graph_kb: int) -> None:
         self.folder = folder
         self.spec = spec
         self._points = points
+        self._graph_kb = graph_kb
         self._handle: edge.EdgeShard | None = _load(folder / points, spec.collection.name)
         self._reading = threading.RLock()
         self._writing = threading.RLock()
@@ -102,7 +101,7 @@ class Shard:
             if name not in self.specs:
                 raise StoreRejected(
                     f"collection {self.spec.collection.name!r} has no vector {name!r}, "
-                    f"only {_shown(self.spec.vectors)}."
+                    f"only {mismatch.shown(self.spec.vectors)}."
                 )
 
     def status(self) -> CollectionStatus:
@@ -120,27 +119,17 @@ class Shard:
             return False
         sparse = len(self.spec.vectors) - len(dense)  # always indexed, and counted as such
         in_graphs = max(0, indexed - sparse * points) // len(dense)
-        return (points - in_graphs) * max(dense) * FLOAT_BYTES > INDEXING_KB * 1_024
+        return (points - in_graphs) * max(dense) * FLOAT_BYTES > self._graph_kb * 1_024
 
     def adopt(self, wanted: CollectionSpec) -> None:
         """Payload indexes and metadata are as wanted; raises CollectionMismatch where it is
         another collection."""
         with self._writing:
-            refuse_mismatch(self.spec, wanted)
-            missing: dict[str, FieldKind] = {
-                field: kind
-                for field, kind in wanted.fields.items()
-                if field not in self.spec.fields
-            }
-            for field, kind in missing.items():
-                self.update(
-                    edge.UpdateOperation.create_field_index(json_path(field), SCHEMA[kind]), []
-                )
-            if missing:
+            merged = mismatch.merged(self.spec, wanted)
+            if merged.fields != self.spec.fields:
+                with translated(merged.collection.name):
+                    _index_fields(self._open_handle(), merged)
                 self.flush()
-            merged = replace(
-                self.spec, fields={**self.spec.fields, **missing}, metadata=dict(wanted.metadata)
-            )
             if merged != self.spec:
                 describe(self.folder, merged, self._points)
                 self.spec = merged
@@ -222,29 +211,29 @@ class Shard:
         return self._handle
 
 
-def create(folder: Path, spec: CollectionSpec) -> Shard:
+def create(folder: Path, spec: CollectionSpec, graph_kb: int) -> Shard:
     """The collection exists, durably, with its payload indexes and no points."""
     shutil.rmtree(folder, ignore_errors=True)  # what a crash left of an earlier attempt
     folder.mkdir(parents=True)
     points = fresh_name()
     with translated(spec.collection.name):
-        handle = edge.EdgeShard.create(str(folder / points), _config(spec.vectors))
+        handle = edge.EdgeShard.create(str(folder / points), _config(spec.vectors, graph_kb))
         _index_fields(handle, spec)
         handle.flush()
         handle.close()
     describe(folder, spec, points)
     edge_files.sync_folder(folder.parent)
-    return Shard(folder, spec, points)
+    return Shard(folder, spec, points, graph_kb)
 
 
-def load(folder: Path) -> Shard:
+def load(folder: Path, graph_kb: int) -> Shard:
     """Open what `create` made; folders of points that nothing names are removed."""
     content = edge_files.read_json(folder / DESCRIPTION)
     spec, points = edge_files.spec_from_json(content), str(content["points"])
     for other in folder.glob("points-*"):
         if other.name != points:
             shutil.rmtree(other, ignore_errors=True)
-    return Shard(folder, spec, points)
+    return Shard(folder, spec, points, graph_kb)
 
 
 def describe(folder: Path, spec: CollectionSpec, points: str) -> None:
@@ -254,27 +243,6 @@ def describe(folder: Path, spec: CollectionSpec, points: str) -> None:
 
 def fresh_name() -> str:
     return f"points-{uuid.uuid4().hex[:12]}"
-
-
-def refuse_mismatch(found: CollectionSpec, wanted: CollectionSpec) -> None:
-    """Raises CollectionMismatch where the collection that was found is not the one wanted."""
-    differences: list[str] = []
-    if found.collection.catalog != wanted.collection.catalog:
-        differences.append(f"catalog {found.collection.catalog!r}")
-    if _by_name(found.vectors) != _by_name(wanted.vectors):
-        differences.append(f"vectors {_shown(found.vectors)} instead of {_shown(wanted.vectors)}")
-    for name in ("encoder_id", "index_id"):
-        was, now = found.metadata.get(name), wanted.metadata.get(name)
-        if was != now:
-            differences.append(f"{name} {was!r} instead of {now!r}")
-    for field, kind in wanted.fields.items():
-        if found.fields.get(field, kind) != kind:
-            differences.append(f"field {field!r} as {found.fields[field]} instead of {kind}")
-    if differences:
-        raise CollectionMismatch(
-            f"collection {wanted.collection.name!r} exists with {'; '.join(differences)}. "
-            "Build a new index under another name, or drop this collection first."
-        )
 
 
 @contextmanager
@@ -310,7 +278,7 @@ def _load(path: Path, name: str) -> edge.EdgeShard:
         return edge.EdgeShard.load(str(path))
 
 
-def _config(vectors: Sequence[VectorSpec]) -> edge.EdgeConfig:
+def _config(vectors: Sequence[VectorSpec], graph_kb: int) -> edge.EdgeConfig:
     dense = {
         one.name: edge.EdgeVectorParams(size=one.dimension, distance=edge.Distance.Dot)
         for one in vectors
@@ -323,24 +291,19 @@ def _config(vectors: Sequence[VectorSpec]) -> edge.EdgeConfig:
         hnsw_config=edge.HnswIndexConfig(
             m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_KB
         ),
-        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=INDEXING_KB),
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=graph_kb),
         max_search_threads=1,
     )
 
 
 def _index_fields(handle: edge.EdgeShard, spec: CollectionSpec) -> None:
     """Every filterable field has its payload index, and so have our own two."""
-    wanted: dict[str, FieldKind] = {KEY_FIELD: "keyword", FENCE_FIELD: "integer", **spec.fields}
+    wanted: dict[str, edge.PayloadSchemaType | edge.PayloadSchemaParams] = {
+        KEY_FIELD: edge.KeywordIndexParams(enable_hnsw=False),
+        FENCE_FIELD: edge.IntegerIndexParams(lookup=False, range=True, enable_hnsw=False),
+    }
+    wanted |= {json_path(field): SCHEMA[kind] for field, kind in spec.fields.items()}
     present = handle.info().payload_schema
-    for field, kind in wanted.items():
-        path = json_path(field)
+    for path, index in wanted.items():
         if path not in present:
-            handle.update(edge.UpdateOperation.create_field_index(path, SCHEMA[kind]))
-
-
-def _by_name(vectors: Sequence[VectorSpec]) -> dict[str, int | None]:
-    return {one.name: one.dimension for one in vectors}
-
-
-def _shown(vectors: Sequence[VectorSpec]) -> str:
-    return ", ".join(f"{one.name}[{one.dimension or 'sparse'}]" for one in vectors)
+            handle.update(edge.UpdateOperation.create_field_index(path, index))
