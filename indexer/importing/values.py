@@ -6,7 +6,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from functools import lru_cache
 from typing import cast
 
 from indexer.importing.report import Job
@@ -19,10 +20,12 @@ UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # An article that a catalogue of titles moves to the end.
 ARTICLES = "The|A|An|Il|Lo|La|Le|Les|L'|Der|Die|Das|El|Los|Las|Un|Une|Den|Det"
 MOVED_ARTICLE = re.compile(rf"^(?P<rest>.+), (?P<article>{ARTICLES})$")
+UNIX_TIME = re.compile(r"\s*[+-]?\d+(\.\d*)?([eE]\+?\d+)?\s*", re.ASCII)
 YEAR = re.compile(
     r"\s*\((?P<year>(?:18|19|20)\d\d)(?:[-–](?:\d{4})?)?\)\s*(?:\((?:V|TV|mini)\))?\s*$"
 )
-ALTERNATIVE = re.compile(r"\s*\((?P<title>[^()]+)\)")
+OTHER_TITLES = re.compile(r"(?P<main>.*?)(?P<others>(?:\s*\([^()]+\))*)")
+OTHER_TITLE = re.compile(r"\(([^()]+)\)")
 
 
 class BadValue(ValueError):
@@ -31,11 +34,18 @@ class BadValue(ValueError):
 
 def key(value: object) -> str:
     """The value as a key: text without blanks around it; whole numbers by their digits."""
+    if isinstance(value, str):
+        return _text_key(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas writes whole numbers with gaps as floats
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if isinstance(value, bool) or not isinstance(value, int):
         raise BadValue("the key is missing" if value is None else "the key is not text or a number")
-    text = str(value).strip()
+    return str(value)
+
+
+@lru_cache(maxsize=100_000)  # files of events name the same few keys again and again
+def _text_key(value: str) -> str:
+    text = value.strip()
     if not text:
         raise BadValue("the key is missing")
     if UNSTORABLE.search(text):
@@ -112,12 +122,12 @@ def moment(value: object) -> datetime:
             return value if value.tzinfo else value.replace(tzinfo=UTC)
         if isinstance(value, date):
             return datetime(value.year, value.month, value.day, tzinfo=UTC)
-        if isinstance(value, str) and not re.fullmatch(r"[+-]?\d+(\.\d*)?([eE]\+?\d+)?", value):
+        if isinstance(value, str) and not UNIX_TIME.fullmatch(value):
             parsed = datetime.fromisoformat(value.strip())
             return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             return EPOCH + timedelta(microseconds=microseconds(str(value)))
-    except (ValueError, OverflowError, InvalidOperation):
+    except (ValueError, ArithmeticError):  # decimal raises its own Overflow
         pass
     if value is None or value == "":
         raise BadValue("the time is missing")
@@ -126,8 +136,12 @@ def moment(value: object) -> datetime:
 
 def microseconds(digits: str) -> int:
     """Unix microseconds out of decimal digits that mean s, ms, us or ns by their size."""
+    if len(digits) <= 11 and digits.isdecimal():
+        return int(digits) * 1_000_000
     exact = Decimal(digits)
     size = abs(exact)
+    if size >= Decimal(10) ** 20:
+        raise OverflowError(f"{digits} is no time")
     if size < Decimal(10) ** 11:  # seconds until the year 5138
         return int(exact * 1_000_000)
     if size < Decimal(10) ** 14:
@@ -140,12 +154,11 @@ def film(title: str) -> tuple[str, int | None]:
     Other titles in brackets stay, their articles put right as well."""
     found = YEAR.search(title)
     bare = title[: found.start()] if found else title.strip()
-    inner = ALTERNATIVE.search(bare)
-    main = _article_first(bare[: inner.start()] if inner else bare)
-    others = ALTERNATIVE.sub(
-        lambda match: f" ({_article_first(match['title'])})", bare[inner.start() :] if inner else ""
-    )
-    return f"{main}{others}", int(found["year"]) if found else None
+    parts = OTHER_TITLES.fullmatch(bare)
+    main, others = (parts["main"], parts["others"]) if parts else (bare, "")
+    titles = [_article_first(main)]
+    titles += [f"({_article_first(other)})" for other in OTHER_TITLE.findall(others)]
+    return " ".join(filter(None, titles)), int(found["year"]) if found else None
 
 
 def _article_first(title: str) -> str:
