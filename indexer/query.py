@@ -30,6 +30,7 @@ from indexer.hits import STAGES, Hit, Hits
 from indexer.query_input import Asked, EventLike, HistoryEntry, Past, Query
 from indexer.settings import Settings
 from indexer.stores import ScoredPoint, Search, StoredPoint, VectorStore
+from indexer.stores.connect import connect as connect_store
 from indexer.targets import Resolver, Target
 from indexer.towers import Tower
 
@@ -89,7 +90,7 @@ class Retriever:
         known = settings or settings_module.load()
         if url is not None:
             known = known.model_copy(update={"qdrant_url": str(url)})
-        store = stores.connect(known)
+        store = connect_store(known)
         retriever = cls(store, alias=alias, settings=known, engine=engine, encoder=encoder)
         retriever._owned.append(store.close)
         return retriever
