@@ -193,7 +193,11 @@ class QdrantStore:
             points.check_vector(one.values, specs[one.vector], "the query")
         passing = self._estimates(collection, searches)
         requests = [
-            _query(collection, one, passing.get(one.where) if one.where else None)
+            _query(
+                collection,
+                one,
+                None if self._local else _params(one, passing[one.where] if one.where else None),
+            )
             for one in searches
         ]
         with self._calling() as client:
@@ -377,11 +381,9 @@ class QdrantStore:
 
     def _estimates(self, collection: Collection, searches: Sequence[Search]) -> dict[Filter, int]:
         """How many points pass each of the filters, by the server's own estimate."""
-        if self._local:  # is exact anyway
-            return {}
-        wheres = {one.where for one in searches if one.where is not None and not one.exact}
+        wheres = {one.where for one in searches if one.where is not None}
         found: dict[Filter, int] = {}
-        for where in wheres:
+        for where in wheres if not self._local else ():  # which is exact anyway
             with self._calling() as client:
                 passing = qdrant_filters.build(where)
                 found[where] = client.count(collection.name, passing, exact=False).count
@@ -393,21 +395,27 @@ class QdrantStore:
         )
 
 
-def _query(collection: Collection, one: Search, passing: int | None) -> models.QueryRequest:
-    chosen = policy.plan(exact=one.exact, limit=one.limit, passing=passing)
+def _query(
+    collection: Collection, one: Search, params: models.SearchParams | None
+) -> models.QueryRequest:
     return models.QueryRequest(
         query=qdrant_points.vector(one.values),
         using=one.vector,
         filter=qdrant_filters.build(
             one.where, without_ids=[collection.point_id(key) for key in one.exclude]
         ),
-        params=models.SearchParams(
-            exact=chosen.exact,
-            hnsw_ef=None if chosen.exact else chosen.ef,
-            acorn=models.AcornSearchParams(enable=True) if chosen.acorn else None,
-        ),
+        params=params,
         limit=one.limit,
         with_payload=points.selection(one.payload),
+    )
+
+
+def _params(one: Search, passing: int | None) -> models.SearchParams:
+    chosen = policy.plan(exact=one.exact, limit=one.limit, passing=passing)
+    return models.SearchParams(
+        exact=chosen.exact,
+        hnsw_ef=None if chosen.exact else chosen.ef,
+        acorn=models.AcornSearchParams(enable=True) if chosen.acorn else None,
     )
 
 
