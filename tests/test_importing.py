@@ -546,7 +546,7 @@ def test_a_damaged_gzip_file_is_named(engine: sa.Engine, tmp_path: Path) -> None
 
 def test_an_unknown_ending_asks_for_the_format(engine: sa.Engine, tmp_path: Path) -> None:
     path = write(tmp_path / "items.dump", "id,title", "a,Ring")
-    with pytest.raises(ImportFailed, match="--format csv, jsonl or parquet"):
+    with pytest.raises(ImportFailed, match="--format csv, tsv, jsonl or parquet"):
         importing.items(engine, path)
     assert importing.items(engine, path, format="csv").items.added == 1
     with pytest.raises(ImportFailed, match="is a folder"):

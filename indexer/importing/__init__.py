@@ -19,6 +19,7 @@ from indexer.importing.report import Job, OnProgress, Progress, Report
 from indexer.interactions import DEFAULT_CATALOG
 
 __all__ = [
+    "OnProgress",
     "Progress",
     "Report",
     "amazon",

@@ -51,7 +51,7 @@ def table(path: Path, *, format: str | None = None, encoding: str | None = None)
     that is none of the formats, or has no columns."""
     source = sources.file(path)
     kind = format or FORMATS.get(Path(source.stem).suffix.lower())
-    if kind == "csv":
+    if kind in {"csv", "tsv"}:  # the separator is told by the first line
         return _csv(source, encoding or "utf-8")
     if kind == "jsonl":
         return _jsonl(source)
@@ -59,7 +59,7 @@ def table(path: Path, *, format: str | None = None, encoding: str | None = None)
         return _parquet(source)
     raise ImportFailed(
         f"{path}: {format or 'the ending'!r} is no known format. "
-        "Say --format csv, jsonl or parquet (.csv, .tsv and .jsonl may be gzip-compressed)."
+        "Say --format csv, tsv, jsonl or parquet (.csv, .tsv and .jsonl may be gzip-compressed)."
     )
 
 
