@@ -100,7 +100,7 @@ def route(engine: sa.Engine, *, limit: int) -> int:
 def pending(engine: sa.Engine) -> int:
     """How many change rows wait to be routed, counted up to 1,000."""
     with database.begin(engine) as connection:
-        counted = "SELECT count(*) FROM (SELECT 1 FROM indexer.changes LIMIT 1000) AS some"
+        counted = "SELECT count(*) FROM (SELECT 1 FROM indexer.changes LIMIT 1000) AS oldest"
         return connection.scalar(sa.text(counted)) or 0
 
 

@@ -111,7 +111,7 @@ def claim(
     }
     deadline = time.monotonic() + lease_s  # before the lease begins, so never too late
     with database.begin(engine) as connection:
-        fence = connection.scalar(sa.text("SELECT nextval('indexer.fences')")) or 0
+        fence = connection.execute(sql.NEXT_FENCE).scalar_one()
         rows = connection.execute(sql.CLAIM, {**parameters, "fence": fence}).mappings().all()
     if not rows:
         return None
