@@ -1,0 +1,1 @@
+"""The revisions of schema `indexer`, run by `twinspan migrate` or by `alembic upgrade head`."""

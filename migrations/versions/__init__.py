@@ -1,0 +1,1 @@
+"""Revisions, oldest first by number. Each is frozen: a later wish is a new revision."""
