@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from encoders import dataset as datasets
 from encoders.dataset import Dataset
@@ -23,6 +24,8 @@ from indexer.catalog import Catalog
 from indexer.errors import UsageError
 
 log = logging.getLogger(__name__)
+
+Array = NDArray[Any]
 
 ITEMS_AT_ONCE = 5_000
 EVENTS_AT_ONCE = 20_000
@@ -110,11 +113,11 @@ class _Events:
 
     user_keys: list[str]
     event_names: list[str]
-    user: list[np.ndarray]
-    item: list[np.ndarray]
-    occurred_at: list[np.ndarray]
-    value: list[np.ndarray]
-    event: list[np.ndarray]
+    user: list[Array]
+    item: list[Array]
+    occurred_at: list[Array]
+    value: list[Array]
+    event: list[Array]
 
 
 def _events(
@@ -174,14 +177,14 @@ def _event_rows(engine: sa.Engine, catalog: str) -> Iterator[Sequence[Row]]:
             yield cast("Sequence[Row]", chunk)
 
 
-def _values(given: Iterable[float | None]) -> np.ndarray:
+def _values(given: Iterable[float | None]) -> Array:
     """float32, NaN where there is none, or none that float32 could hold."""
     exact = np.array([np.nan if value is None else value for value in given], dtype=np.float64)
     exact[np.abs(exact) > np.finfo(np.float32).max] = np.nan
     return exact.astype(np.float32)
 
 
-def _joined(chunks: Sequence[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
+def _joined(chunks: Sequence[Array], dtype: type[np.generic]) -> Array:
     return np.concatenate(chunks) if chunks else np.array([], dtype=dtype)
 
 
@@ -203,8 +206,8 @@ def user_features(records: Sequence[Mapping[str, object]]) -> tuple[Feature, ...
         for name, value in record.items():
             if value is not None:
                 seen.setdefault(name, []).append(value)
-    kinds = {name: _kind(found) for name, found in seen.items()}
-    return tuple(Feature(name=name, kind=kind) for name, kind in sorted(kinds.items()) if kind)
+    kinds = [(name, _kind(seen[name])) for name in sorted(seen)]
+    return tuple(Feature(name=name, kind=kind) for name, kind in kinds if kind is not None)
 
 
 def _kind(found: Sequence[object]) -> FeatureKind | None:
