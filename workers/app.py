@@ -91,7 +91,7 @@ def make_app(settings: Settings, services: Services | None = None) -> App:
     without, each worker process opens its own when first needed. Raises SettingsError."""
     app = App(settings, services)
     app.conf.update(_configuration(settings))
-    app.task(name=DRAIN, ignore_result=True)(_task(app.drainer))
+    app.task(name=DRAIN, shared=False, ignore_result=True)(_task(app.drainer))
     app.steps["worker"].add(Watch)  # pyright: ignore[reportOptionalSubscript]
     return app
 

@@ -14,12 +14,14 @@ from typing import Any
 from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Queue
+from kombu.exceptions import OperationalError
 
 from indexer.errors import TwinspanError
 from indexer.indexes import Index
 from workers.rings import Rings
 from workers.tasks import DRAIN
 
+LOST = (OperationalError, OSError)  # whatever the transport
 MEMORY = 1_000  # wake-ups remembered per queue
 TRANSIENT = 1  # delivery mode: RabbitMQ need not write a doorbell to disk
 AMQP_OPTIONS = {"read_timeout": 10, "write_timeout": 10}  # seconds, for a silent broker
@@ -48,8 +50,9 @@ class Bell:
             return 0
         connection = self._open()
         try:
+            self._connect(connection)
             return self._ring(due, fence, time.monotonic())
-        except (*connection.connection_errors, *connection.channel_errors, OSError) as cause:
+        except (*connection.connection_errors, *connection.channel_errors, *LOST) as cause:
             self.close()
             raise BrokerUnavailable(
                 f"the broker at {connection.as_uri()} does not answer ({cause}). Check broker_url."
@@ -70,6 +73,12 @@ class Bell:
             opened: Connection = self._app.connection_for_write(transport_options=options)
             self._connection = opened
         return self._connection
+
+    def _connect(self, connection: Connection) -> None:
+        """One attempt: the caller has a pause of its own between attempts."""
+        if self._producer is None:
+            connection.ensure_connection(max_retries=1, interval_start=0)
+            self._producer = self._app.amqp.Producer(connection.channel(), auto_declare=False)
 
     def _ring(self, due: Sequence[Index], fence: int, now: float) -> int:
         waiting = {id_ for queue in {index.queue for index in due} for id_ in self._waiting(queue)}
@@ -101,9 +110,6 @@ class Bell:
     def _queue(self, name: str) -> Queue:
         """The queue as workers declare it, existing afterwards."""
         if name not in self._queues:
-            connection = self._open()
-            if self._producer is None:
-                self._producer = self._app.amqp.Producer(connection, auto_declare=False)
             queue: Queue = self._app.amqp.queues.new_missing(name)(self._producer.channel)
             queue.declare()
             self._queues[name] = queue

@@ -8,10 +8,10 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from indexer import database, schema, stores
+from indexer import database, schema
 from indexer.errors import SettingsError
 from indexer.settings import Settings
-from indexer.stores import VectorStore
+from indexer.stores import VectorStore, connect
 from indexer.towers import Towers
 
 
@@ -74,7 +74,7 @@ class LazyServices:
 
     @cached_property
     def _store(self) -> VectorStore:
-        return stores.connect(self._settings)
+        return connect.connect(self._settings)
 
     @cached_property
     def _towers(self) -> Towers:
