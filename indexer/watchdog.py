@@ -21,11 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
 POLL_S = 0.1
 STOP_S = 30.0  # until a stop that ends sessions in order becomes one that abandons them
 ABANDON_S = 5.0  # until that becomes SIGKILL
@@ -94,17 +89,27 @@ class Lock:
             os.close(file)
 
 
-def _lock(file: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            os.lseek(file, 1 << 30, os.SEEK_SET)  # far from the text, which others read
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: int) -> bool:
+        os.lseek(file, 1 << 30, os.SEEK_SET)  # far from the text, which others read
+        try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        finally:
             os.lseek(file, 0, os.SEEK_SET)
-        else:
+        return True
+else:
+    import fcntl
+
+    def _lock(file: int) -> bool:
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        except BlockingIOError:
+            return False
+        return True
 
 
 class Lifeline:

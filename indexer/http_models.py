@@ -1,0 +1,254 @@
+"""What goes over HTTP: requests with their limits, and answers. OpenAPI is generated from these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, cast
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    model_validator,
+)
+
+from indexer.query import DEFAULT_ALIAS
+from indexer.query_input import HISTORY_MAX
+
+K_MAX = 10_000  # the setting k_max may be lower
+KEY_MAX = 2_000  # characters of a key, an alias, a name
+FEATURES_MAX = 1_000
+FILTER_PARTS_MAX = 10_000  # values and conditions of one `where`
+DEPTH_MAX = 64  # levels of nesting in a request
+
+Key = Annotated[str, Field(max_length=KEY_MAX)]
+Alias = Annotated[str, Field(min_length=1, max_length=KEY_MAX)]
+K = Annotated[StrictInt, Field(ge=1, le=K_MAX)]
+
+
+def check_sayable(value: object) -> int:
+    """Raises ValueError, with its place, for a lone surrogate or nesting beyond DEPTH_MAX. Returns
+    how many values there are, on all levels."""
+    parts = 0
+    waiting: list[tuple[object, str, int]] = [(value, "body", 0)]
+    while waiting:
+        part, where, depth = waiting.pop()
+        parts += 1
+        if depth > DEPTH_MAX:
+            raise ValueError(f"nested more than {DEPTH_MAX} levels deep")
+        if isinstance(part, str):
+            _check_text(part, where)
+        elif isinstance(part, Mapping):
+            mapping = cast("Mapping[str, object]", part)
+            for name in mapping:
+                _check_text(name, f"a name in {where}")
+            waiting += [(mapping[name], f"{where}.{name}", depth + 1) for name in mapping]
+        elif isinstance(part, list):
+            listed = cast("list[object]", part)
+            waiting += [(one, f"{where}[{i}]", depth + 1) for i, one in enumerate(listed)]
+    return parts
+
+
+def _check_size(where: Any) -> Any:
+    parts = check_sayable(where)
+    if parts > FILTER_PARTS_MAX:
+        raise ValueError(f"a filter of {parts:,} parts; the most is {FILTER_PARTS_MAX:,}")
+    return where
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} holds half of a surrogate pair, which is no text") from None
+
+
+Where = Annotated[
+    dict[str, Any] | None,
+    BeforeValidator(_check_size),
+    Field(description="A filter, as docs/filters.md describes."),
+]
+
+
+class Request(BaseModel):
+    """No unknown fields, no guessing of types, and no text that UTF-8 cannot say."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_sayable(cls, value: Any) -> Any:
+        check_sayable(value)
+        return value
+
+
+class PastEvent(Request):
+    """One event of a history."""
+
+    item_key: Key | StrictInt
+    event: Key | None = None
+    value: float | None = None
+    occurred_at: Annotated[
+        str | None, Field(description="A time, as 2026-01-31T12:00:00Z.", max_length=64)
+    ] = None
+
+
+class RecommendIn(Request):
+    """A user: a key, or a history with features; both together extend what is stored."""
+
+    alias: Alias = DEFAULT_ALIAS
+    history: Annotated[
+        list[Key | StrictInt | PastEvent],
+        Field(max_length=HISTORY_MAX, description="Item keys or events, oldest first."),
+    ] = []
+    features: Annotated[dict[str, Any], Field(max_length=FEATURES_MAX)] | None = None
+    user_key: Key | StrictInt | None = None
+    where: Where = None
+    k: K = 20
+    exclude_seen: StrictBool = True
+    exact: Annotated[StrictBool, Field(description="Scan every item, not the graph.")] = False
+
+
+class SimilarIn(Request):
+    """An item that the index holds."""
+
+    alias: Alias = DEFAULT_ALIAS
+    key: Key | StrictInt
+    where: Where = None
+    k: K = 20
+    exact: StrictBool = False
+
+
+class ReindexIn(Request):
+    """A new index of a catalog, built with the encoder in that folder or bucket."""
+
+    catalog: Key
+    encoder_uri: Key
+    alias: Alias | None = None
+    queue: Alias = "twinspan"
+    fill: Annotated[
+        StrictBool, Field(description="Read the catalog in the background; else the caller does.")
+    ] = True
+
+
+class HitOut(BaseModel):
+    key: str
+    score: float
+    payload: dict[str, Any]
+
+
+class HitsOut(BaseModel):
+    """The best first, all from one index and the encoder that built it. `unknown` are history keys
+    that the index does not hold, `ignored` features that the user tower does not read."""
+
+    hits: list[HitOut]
+    index: int
+    collection: str
+    encoder: str
+    timings_ms: dict[str, float]
+    history: int
+    unknown: list[str]
+    ignored: list[str]
+
+
+class IndexOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    catalog: str
+    alias: str
+    encoder_id: str
+    encoder_uri: str
+    encoder_family: str
+    collection: str
+    queue: str
+    state: str
+    backfill_done: bool
+    error: str | None
+    created_at: datetime
+    live_at: datetime | None
+    standby_at: datetime | None
+    retired_at: datetime | None
+
+
+class ProgressOut(BaseModel):
+    """`total` items in the catalog, `done` in the store, `dirty` to be worked on."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    total: int
+    filled: bool
+    done: int
+    dirty: int
+    quarantined: int
+    complete: bool
+
+
+class BuildOut(IndexOut):
+    progress: ProgressOut
+
+
+class IndexStatusOut(IndexOut):
+    """`oldest_s` is the age of the oldest change or delete that the store does not have yet."""
+
+    items: int
+    deletes: int
+    live: int
+    backfill: int
+    failing: int
+    quarantined: int
+    oldest_s: float | None
+
+
+class HealthOut(BaseModel):
+    """`ready` is false, with the problems named, when database, store or worker is gone, or when a
+    change has been waiting too long. `last_ready_at` is when it was last found true."""
+
+    ready: bool
+    problems: list[str]
+    oldest_change_s: float | None
+    last_ready_at: datetime | None
+
+
+class LiveOut(BaseModel):
+    """This process runs; it says nothing about what it works with."""
+
+    alive: bool = True
+    instance: str
+
+
+class StatusOut(BaseModel):
+    version: str
+    embedded: list[str]
+    database: str
+    store: str
+    catalogs: list[str]
+    changes_pending: int
+    indexes: list[IndexStatusOut]
+    health: HealthOut
+
+
+class ComparisonOut(BaseModel):
+    """What a comparison of catalog and store saw; `drift` is the sum of the differences."""
+
+    items: int
+    agree: int
+    missing: int
+    stale_payload: int
+    stale_vector: int
+    extra: int
+    unusable: int
+    vectors_checked: bool
+    examples: dict[str, list[str]]
+    drift: int
+
+
+class Problem(BaseModel):
+    """Every answer that is not a success: the kind of error, and what to do."""
+
+    error: str
+    message: str
