@@ -28,8 +28,8 @@ class Equals:
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """One element of the field lies within all bounds given (at least one is). Integer bounds of
-    integer fields are inclusive (`gte`, `lte`) whole numbers."""
+    """One element of the field lies within the bounds: at least one, at most one at each end.
+    Those of integer fields are inclusive (`gte`, `lte`) whole numbers."""
 
     field: str
     kind: FieldKind

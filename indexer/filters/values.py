@@ -6,6 +6,7 @@ import difflib
 import math
 import reprlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import cast
 
@@ -22,7 +23,7 @@ WANTED: dict[FieldKind, str] = {
 }
 RANGED: tuple[FieldKind, ...] = ("integer", "float", "datetime")
 INT64 = 2**63
-EXACT_IN_DOUBLE = 2**53  # stores compare ranges in double precision
+EXACT_IN_DOUBLE = 2**53 - 1  # stores compare ranges in double precision
 
 
 def kind_of(field: object, fields: Mapping[str, FieldKind]) -> tuple[str, FieldKind]:
@@ -64,8 +65,7 @@ def between(bounds: Mapping[str, object], field: str, kind: FieldKind) -> Range:
         )
     checked = {name: _bound(value, f"{field}: {name}", kind) for name, value in bounds.items()}
     found = Range(field=field, kind=kind, **checked)
-    if kind == "integer":
-        found = _whole_bounds(found)
+    found = _whole_bounds(found) if kind == "integer" else _tightest(found)
     _refuse_reversed(found, bounds)
     return found
 
@@ -157,8 +157,8 @@ def _bound(value: object, field: str, kind: FieldKind) -> Bound:
         raise wrong(value, field, kind)
     if kind == "integer" and not isinstance(found, datetime) and abs(found) > EXACT_IN_DOUBLE:
         raise FilterError(
-            f"field {field!r}: bounds of a range must lie within ±2^53, where double precision "
-            f"is exact; {shown(value)} doesn't. Match such numbers by equality."
+            f"field {field!r}: bounds of a range must lie within ±(2^53 - 1), where double "
+            f"precision is exact; {shown(value)} doesn't. Match such numbers by equality."
         )
     return found
 
@@ -177,18 +177,32 @@ def _whole_bounds(found: Range) -> Range:
     )
 
 
+def _tightest(found: Range) -> Range:
+    """The same range with one bound at each end: engines look at one only."""
+    if found.gt is not None and found.gte is not None:
+        strict = _not_above(found.gte, found.gt)
+        found = replace(found, gte=None) if strict else replace(found, gt=None)
+    if found.lt is not None and found.lte is not None:
+        strict = _not_above(found.lt, found.lte)
+        found = replace(found, lte=None) if strict else replace(found, lt=None)
+    return found
+
+
+def _not_above(one: Bound, other: Bound) -> bool:
+    return cast("float", one) <= cast("float", other)  # or both are datetimes
+
+
 def _plain(value: Bound) -> int | float:
     assert not isinstance(value, datetime), value
     return value
 
 
 def _refuse_reversed(found: Range, bounds: Mapping[str, object]) -> None:
-    lows = [value for value in (found.gt, found.gte) if value is not None]
-    highs = [value for value in (found.lt, found.lte) if value is not None]
-    if not lows or not highs:
+    low = found.gt if found.gt is not None else found.gte
+    high = found.lt if found.lt is not None else found.lte
+    if low is None or high is None:
         return
-    low, high = max(lows), min(highs)  # pyright: ignore[reportArgumentType]  # one kind, so one type
-    open_end = found.gt == low or found.lt == high
-    if low > high or (low == high and open_end):  # pyright: ignore[reportOperatorIssue]  # one kind
+    open_end = found.gt is not None or found.lt is not None
+    if not _not_above(low, high) or (low == high and open_end):
         said = ", ".join(f"{name} {value}" for name, value in bounds.items())
         raise FilterError(f"field {found.field!r}: nothing lies in the range {said}.")
