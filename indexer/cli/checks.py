@@ -1,0 +1,176 @@
+"""What `twinspan doctor` looks at, one check after the other; a failed one says what to do."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, cast
+
+import sqlalchemy as sa
+
+from encoders.errors import EncoderError
+from indexer import database
+from indexer.cli import parts
+from indexer.errors import TwinspanError
+
+PACKAGES = ("torch", "sentence-transformers", "qdrant-client", "celery", "sqlalchemy", "psycopg")
+LONG_TRANSACTION_S = 600  # keeps vacuum from its work: the ledger bloats
+BROKER_ANSWERS_S = 2.0
+WORKERS_ANSWER_S = 1.0
+
+LONG_TRANSACTIONS = sa.text(
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND xact_start < now() - make_interval(secs => :seconds)"
+)
+DISABLED_TRIGGERS = sa.text("""
+    SELECT t.tgrelid::regclass::text || '.' || t.tgname
+    FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+    JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE NOT t.tgisinternal AND n.nspname = 'indexer' AND t.tgenabled <> 'A'
+    ORDER BY 1
+""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What was looked at, whether it is in order, and what was seen or is to be done."""
+
+    name: str
+    ok: bool
+    said: str
+
+
+class Failed(Exception):
+    """The check found something; the message says what to do."""
+
+
+def run(opened: parts.Parts) -> Iterator[Check]:
+    """All checks in order; one that fails does not keep the others from being made."""
+    checks: dict[str, Callable[[parts.Parts], str]] = {
+        "versions": _versions,
+        "embedded": _embedded,
+        "database": _database,
+        "schema": _schema,
+        "triggers": _triggers,
+        "transactions": _transactions,
+        "vector store": _store,
+        "indexes": _indexes,
+        "encoders": _encoders,
+        "broker": _broker,
+    }
+    for name, check in checks.items():
+        try:
+            yield Check(name=name, ok=True, said=check(opened))
+        except (TwinspanError, EncoderError, Failed) as problem:
+            yield Check(name=name, ok=False, said=" ".join(str(problem).split()))
+
+
+def _versions(_: parts.Parts) -> str:
+    found = [f"{name} {metadata.version(name)}" for name in PACKAGES]
+    return f"Python {platform.python_version()}, {', '.join(found)}"
+
+
+def _embedded(opened: parts.Parts) -> str:
+    from indexer import embedded
+
+    server = opened.server
+    running = f"; `twinspan up` answers at {server.address}" if server else ""
+    return "; ".join(embedded.said_at_start(opened.settings)) + running
+
+
+def _database(opened: parts.Parts) -> str:
+    with database.begin(opened.engine) as connection:
+        version = connection.scalar(sa.text("SHOW server_version"))
+    return f"PostgreSQL {version} at {opened.engine.url.render_as_string(hide_password=True)}"
+
+
+def _schema(opened: parts.Parts) -> str:
+    from indexer import schema
+
+    schema.check(opened.engine)
+    return "of this release"
+
+
+def _triggers(opened: parts.Parts) -> str:
+    from indexer import catalog
+
+    attached = catalog.all_of(opened.engine)
+    with database.begin(opened.engine) as connection:
+        disabled = connection.scalars(DISABLED_TRIGGERS).all()
+    if disabled:
+        raise Failed(
+            f"not enabled ALWAYS: {', '.join(disabled)}. Changes are being missed: attach the "
+            "catalog again, then compare with `twinspan verify`."
+        )
+    return f"catalogs: {', '.join(one.name for one in attached) or 'none attached'}"
+
+
+def _transactions(opened: parts.Parts) -> str:
+    with database.begin(opened.engine) as connection:
+        count = connection.scalar(LONG_TRANSACTIONS, {"seconds": LONG_TRANSACTION_S}) or 0
+    if count:
+        raise Failed(
+            f"{count} transactions are open for more than {LONG_TRANSACTION_S // 60} minutes: "
+            "they keep vacuum from its work. See pg_stat_activity."
+        )
+    return f"none open for more than {LONG_TRANSACTION_S // 60} minutes"
+
+
+def _store(opened: parts.Parts) -> str:
+    if opened.server is not None:
+        return "Qdrant Edge, held by `twinspan up`"
+    aliases = opened.store.aliases()
+    named = ", ".join(f"{alias} → {name}" for alias, name in sorted(aliases.items()))
+    return f"{opened.store.name}: {named or 'no alias'}"
+
+
+def _indexes(opened: parts.Parts) -> str:
+    from indexer import indexes
+
+    active = indexes.active(opened.engine)
+    if opened.server is None:
+        there = set(opened.store.collections())
+        lost = [index for index in active if index.collection not in there]
+        if lost:
+            raise Failed(
+                "; ".join(f"index {one.id}: no collection {one.collection!r}" for one in lost)
+                + ". Build a new index with `twinspan reindex`, then drop this one."
+            )
+    return f"{len(active)} active" if active else "none: build one with `twinspan reindex`"
+
+
+def _encoders(opened: parts.Parts) -> str:
+    from encoders import artifact
+    from indexer import indexes
+
+    known = artifact.list_of(opened.encoders_root)
+    for index in indexes.active(opened.engine):
+        artifact.describe(index.encoder_uri)
+    return f"{len(known)} in {opened.encoders_root}"
+
+
+def _broker(opened: parts.Parts) -> str:
+    url = opened.settings.broker_url
+    if url is None:
+        return "inside `twinspan up`"
+    from celery import Celery  # pyright: ignore[reportMissingTypeStubs]  # it ships none
+    from kombu.exceptions import OperationalError  # pyright: ignore[reportMissingTypeStubs]
+
+    app = cast(Any, Celery(broker=url.get_secret_value(), set_as_current=False))
+    try:
+        with app.connection_for_read(connect_timeout=BROKER_ANSWERS_S) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_ANSWERS_S)
+            address = connection.as_uri()  # without its password
+            workers = app.control.ping(timeout=WORKERS_ANSWER_S, connection=connection)
+    except (OSError, OperationalError) as cause:
+        raise Failed(
+            f"the broker does not answer: {cause}. Check broker_url, and that it runs."
+        ) from cause
+    names = ", ".join(sorted(name for answer in workers for name in answer))
+    if not names:
+        raise Failed(
+            f"{address} answers, but no worker does. Start one: `celery -A workers.app worker`."
+        )
+    return f"{address}: {names}"

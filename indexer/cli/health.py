@@ -1,0 +1,235 @@
+"""`status`, `verify`, `failures`, `retry`, `doctor`: how it is going, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indexer.cli import output, parts
+from indexer.cli.output import Json
+
+if TYPE_CHECKING:
+    from indexer.entries import Summary
+    from indexer.indexes import Index
+    from indexer.verify import Comparison
+
+HEALTH_PANEL = "Health"
+ERROR_SHOWN = 120  # characters of an error in a table
+
+OneIndex = Annotated[
+    int | None, typer.Option("--index", "-i", help="Only this index: see `twinspan status`.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (status, verify, failures, retry, doctor):
+        app.command(rich_help_panel=HEALTH_PANEL)(command)
+
+
+def status(
+    all_indexes: Annotated[bool, typer.Option("--all", help="Retired indexes, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Catalogs, indexes, what is waiting, how old the oldest change is that is not indexed yet."""
+    from indexer import catalog, changes, entries, indexes
+
+    with parts.opened() as opened:
+        catalogs = catalog.all_of(opened.engine)
+        known = [
+            index
+            for index in indexes.all_of(opened.engine)
+            if all_indexes or index.state != "retired"
+        ]
+        summaries = entries.summary(opened.engine)
+        pending = changes.pending(opened.engine)
+    rows = [_status_of(index, summaries.get(index.id)) for index in known]
+    if as_json:
+        output.json_document(
+            {
+                "catalogs": [
+                    {"name": each.name, "spec_version": each.spec_version} for each in catalogs
+                ],
+                "changes_pending": pending,
+                "indexes": rows,
+            }
+        )
+        return
+    _show_status([each.name for each in catalogs], rows, pending=pending)
+
+
+def verify(
+    index: OneIndex = None,
+    vectors: Annotated[
+        bool, typer.Option("--vectors/--no-vectors", help="Encode every item again and compare.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare catalog and index item by item. Exit code 1 when they differ.
+
+    A change on its way counts as a difference: look again when `twinspan status` shows none.
+    """
+    from indexer import indexes
+
+    with parts.opened() as opened:
+        chosen = (
+            [indexes.get(opened.engine, index)]
+            if index is not None
+            else [each for each in indexes.active(opened.engine) if each.state != "building"]
+        )
+        compared = [(each, _compare(opened, each, vectors=vectors)) for each in chosen]
+    rows = [{"index": each.id, "alias": each.alias, **seen} for each, seen in compared]
+    if as_json:
+        output.json_document(rows)
+    else:
+        _show_comparisons(rows)
+    if any(row["drift"] for row in rows):
+        raise typer.Exit(1)
+
+
+def failures(
+    index: OneIndex = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="The most to show.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Items that could not be indexed, and why; the quarantined first."""
+    from indexer import entries
+
+    with parts.opened() as opened:
+        found = entries.failures(opened.engine, index_id=index, limit=limit)
+    if as_json:
+        output.json_document(found)
+        return
+    output.table(
+        ("index", "item", "attempts", "quarantined", "next try", "error"),
+        [
+            (
+                each.index_id,
+                each.key,
+                each.attempts,
+                each.quarantined,
+                None if each.quarantined else each.due_at,
+                each.error[:ERROR_SHOWN],
+            )
+            for each in found
+        ],
+        empty="no item failed",
+    )
+
+
+def retry(
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[ITEM]...", help="These items; else all.")
+    ] = None,
+    index: OneIndex = None,
+) -> None:
+    """Try failed and quarantined items again now, with all their attempts."""
+    from indexer import entries
+
+    with parts.opened() as opened:
+        count = entries.retry(opened.engine, index_id=index, keys=keys or None)
+    print(f"{count:,} items are due again")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check connections, schema, triggers, versions and limits. Exit code 1 when one fails."""
+    from indexer.cli import checks
+
+    with parts.opened(check_schema=False) as opened:
+        found = list(checks.run(opened))
+    if as_json:
+        output.json_document(found)
+    else:
+        output.table(
+            ("check", "", "what"),
+            [(each.name, "ok" if each.ok else "FAIL", each.said) for each in found],
+        )
+    if not all(each.ok for each in found):
+        raise typer.Exit(1)
+
+
+def _status_of(index: Index, summary: Summary | None) -> dict[str, object]:
+    return {
+        "index": index.id,
+        "catalog": index.catalog,
+        "alias": index.alias,
+        "state": index.state,
+        "encoder": index.encoder_id,
+        "family": index.encoder_family,
+        "filled": index.backfill_done,
+        "items": summary.present if summary else 0,
+        "deletes": summary.deletes if summary else 0,
+        "live": summary.live if summary else 0,
+        "backfill": summary.backfill if summary else 0,
+        "failing": summary.failing if summary else 0,
+        "quarantined": summary.quarantined if summary else 0,
+        "oldest_s": summary.oldest_s if summary else None,
+        "error": index.error,
+        "created_at": index.created_at,
+        "live_at": index.live_at,
+    }
+
+
+def _show_status(
+    catalogs: Sequence[str], rows: Sequence[dict[str, object]], *, pending: int
+) -> None:
+    if not catalogs:
+        print("no catalog is attached")
+        output.note("next: `twinspan attach FILE`, or `twinspan attach items`")
+        return
+    columns = ("index", "catalog", "alias", "state", "family", "encoder", "items")
+    waiting = ("deletes", "live", "backfill", "failing", "quarantined", "oldest_s")
+    output.table(
+        (*columns, *waiting),
+        [tuple(_short(name, row[name]) for name in (*columns, *waiting)) for row in rows],
+        title=f"catalogs: {', '.join(catalogs)}",
+        empty=f"catalogs: {', '.join(catalogs)}; no index",
+    )
+    for row in rows:
+        if row["error"]:
+            output.note(f"index {row['index']}: {row['error']}")
+    if pending:
+        output.note(
+            f"{pending:,} statements wait to be routed: is a worker or `twinspan up` running?"
+        )
+
+
+def _short(name: str, value: object) -> object:
+    return str(value)[:12] if name == "encoder" else value
+
+
+def _compare(opened: parts.Parts, index: Index, *, vectors: bool) -> dict[str, object]:
+    """What a comparison saw, from the process that holds the store."""
+    if opened.server is not None:
+        return opened.server.verify(index.id, vectors=vectors)
+    from indexer import verify as comparing
+
+    tower = opened.towers.get(index.encoder_id, index.encoder_uri) if vectors else None
+    seen = comparing.Comparison(vectors_checked=vectors)
+    with output.progress(f"index {index.id}") as bar:
+        for looked in comparing.compare_steps(
+            opened.engine, opened.store, index, seen, tower=tower
+        ):
+            bar.at(looked)
+    return counted(seen)
+
+
+def counted(seen: Comparison) -> dict[str, object]:
+    """The counts of a comparison with their sum, in types that JSON knows."""
+    return {**asdict(seen), "drift": seen.drift}
+
+
+def _show_comparisons(rows: Sequence[dict[str, object]]) -> None:
+    names = ("items", "agree", "missing", "stale_payload", "stale_vector", "extra", "unusable")
+    output.table(
+        ("index", "alias", *names),
+        [(row["index"], row["alias"], *(row[name] for name in names)) for row in rows],
+        empty="no index to compare: see `twinspan status`",
+    )
+    for row in rows:
+        examples = row["examples"]
+        if isinstance(examples, dict):
+            for kind, keys in examples.items():  # pyright: ignore[reportUnknownVariableType]
+                output.note(f"index {row['index']}: {kind}: {', '.join(map(str, keys))}")  # pyright: ignore[reportUnknownArgumentType]

@@ -1,0 +1,237 @@
+"""`reindex`, `promote`, `drop`: building an index and making it the one that answers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indexer.cli import output, parts, training
+from indexer.cli.output import Json
+from indexer.errors import IndexStateError
+
+if TYPE_CHECKING:
+    from indexer.indexes import Index
+
+ROLLOUT_PANEL = "Indexes"
+SLICE_S = 2.0  # of work between two looks, when this process works itself
+LOOK_S = 0.25  # between two looks at the progress of workers
+SILENCE_S = 20.0  # without any progress until we ask whether a worker runs
+
+IndexId = Annotated[int, typer.Argument(metavar="INDEX", help="Its id: see `twinspan status`.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (reindex, promote, drop):
+        app.command(rich_help_panel=ROLLOUT_PANEL)(command)
+
+
+def reindex(
+    *,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", "-e", help="Id (or its beginning) or address; else the newest."),
+    ] = None,
+    catalog: Annotated[str, typer.Option("--catalog", "-c", help="Name of the catalog.")] = "items",
+    alias: Annotated[
+        str | None,
+        typer.Option("--alias", "-a", help="Alias to answer under; else the catalog's name."),
+    ] = None,
+    queue: Annotated[
+        str, typer.Option("--queue", help="Celery queue of its wake-ups: CPU or GPU workers.")
+    ] = "twinspan",
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Stay until the index is complete.")
+    ] = True,
+    make_live: Annotated[
+        bool, typer.Option("--promote/--no-promote", help="Make it live when it is complete.")
+    ] = True,
+    here: Annotated[
+        bool, typer.Option("--here", help="Do the work in this process, beside any workers.")
+    ] = False,
+    resume: Annotated[
+        int | None, typer.Option("--resume", metavar="INDEX", help="Go on with this index.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build a new index of a catalog with an encoder, and make it live when it is complete.
+
+    The index before it becomes standby. Interrupt it as you like: --resume goes on.
+    """
+    with parts.opened() as opened:
+        if resume is None:
+            index = _start(opened, encoder, catalog=catalog, alias=alias, queue=queue)
+            output.note(
+                f"index {index.id}: encoder {index.encoder_id[:12]} ({index.encoder_family}), "
+                f"alias {index.alias}"
+            )
+        else:
+            index = _resumed(opened, resume)
+        if opened.server is None:  # else it fills the index, whatever becomes of us
+            _fill(opened, index)
+        if wait:
+            _wait(opened, index, here=here)
+        if wait and make_live:
+            index = _promote(opened, index.id)
+        _show(index, as_json=as_json)
+
+
+def promote(index: IndexId, as_json: Json = False) -> None:
+    """Make a complete index the live one of its alias. The one before becomes standby."""
+    with parts.opened() as opened:
+        _show(_promote(opened, index), as_json=as_json)
+
+
+def drop(
+    index: IndexId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Retire an index that is not live: its collection and its ledger are gone."""
+    from indexer import indexes
+    from indexer import reindex as building
+
+    with parts.opened() as opened:
+        found = indexes.get(opened.engine, index)
+        question = f"Drop index {index} ({found.collection}, {found.state})?"
+        if not yes and not typer.confirm(question, err=True):
+            raise typer.Exit(1)
+        if opened.server is not None:
+            opened.server.drop(index)
+        else:
+            building.drop(opened.engine, opened.store, index)
+    print(f"index {index} is retired")
+
+
+def _start(
+    opened: parts.Parts, encoder: str | None, *, catalog: str, alias: str | None, queue: str
+) -> Index:
+    from indexer import indexes
+    from indexer import reindex as building
+
+    info = training.choose(opened, encoder)
+    if opened.server is not None:
+        started = opened.server.reindex(
+            catalog=catalog, encoder_uri=info.uri, alias=alias, queue=queue
+        )
+        return indexes.get(opened.engine, started)
+    return building.start(
+        opened.engine,
+        opened.store,
+        catalog_name=catalog,
+        encoder_uri=info.uri,
+        alias=alias,
+        queue=queue,
+    )
+
+
+def _resumed(opened: parts.Parts, index_id: int) -> Index:
+    from indexer import indexes
+
+    index = indexes.get(opened.engine, index_id)
+    if index.state not in indexes.ACTIVE:
+        raise IndexStateError(f"index {index_id} is {index.state}: start a new one instead.")
+    return index
+
+
+def _fill(opened: parts.Parts, index: Index) -> None:
+    """Every item of the catalog has its entry; at once where it had them before."""
+    from indexer import catalog
+    from indexer import reindex as building
+
+    if index.backfill_done:
+        return
+    attached = catalog.get_by_id(opened.engine, index.catalog_id)
+    total = catalog.count(opened.engine, attached)
+    with output.progress("listing items", total) as bar:
+        for read in building.fill(opened.engine, index):
+            bar.at(min(read, total))
+
+
+def _wait(opened: parts.Parts, index: Index, *, here: bool) -> None:
+    """The index is complete. Without a worker that could do it, this process works."""
+    from indexer import reindex as building
+
+    alone = here or (opened.settings.broker_url is None and opened.server is None)
+    if alone:  # a missing or damaged encoder is told at once
+        opened.towers.get(index.encoder_id, index.encoder_uri)
+    silence = _Silence(index.id)
+    with output.progress("indexing") as bar:
+        while True:
+            now = building.progress(opened.engine, index.id)
+            bar.at(max(0, now.total - now.dirty), now.total)
+            if now.complete:
+                break
+            outages = _work(opened, index) if alone else []
+            silence.check(now.dirty, outages, alone=alone)
+    if now.quarantined:
+        output.note(f"{now.quarantined:,} items failed: see `twinspan failures`")
+
+
+def _work(opened: parts.Parts, index: Index) -> list[str]:
+    """A slice of the index's work is done here; returns what kept it from being done."""
+    from indexer import sync
+
+    report = sync.drain(
+        opened.engine,
+        opened.store,
+        opened.towers,
+        opened.settings,
+        index_id=index.id,
+        slice_s=SLICE_S,
+    )
+    return report.outages
+
+
+class _Silence:
+    """Notices that nothing moves, and says so instead of waiting in silence."""
+
+    def __init__(self, index_id: int) -> None:
+        self._index_id = index_id
+        self._dirty = -1
+        self._since = time.monotonic()
+        self._told: set[str] = set()
+
+    def check(self, dirty: int, outages: list[str], *, alone: bool) -> None:
+        """Pauses before the next look where nothing moved. Raises IndexStateError when this process
+        works alone and an outage has lasted SILENCE_S."""
+        if dirty != self._dirty:
+            self._dirty, self._since = dirty, time.monotonic()
+            if alone:
+                return
+        time.sleep(LOOK_S)
+        for outage in outages:
+            self._tell(outage)
+        if time.monotonic() - self._since < SILENCE_S:
+            return
+        if outages:
+            raise IndexStateError(
+                f"{outages[0]} Mend it and go on with `twinspan reindex --resume {self._index_id}`."
+            )
+        if not alone:
+            self._tell(
+                f"no item was indexed for {SILENCE_S:.0f} s. Does a worker run? "
+                "`celery -A workers.app worker`, or add --here to work in this process."
+            )
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            output.note(text)
+
+
+def _promote(opened: parts.Parts, index_id: int) -> Index:
+    from indexer import indexes
+    from indexer import reindex as building
+
+    if opened.server is not None:
+        opened.server.promote(index_id)
+        return indexes.get(opened.engine, index_id)
+    return building.promote(opened.engine, opened.store, index_id)
+
+
+def _show(index: Index, *, as_json: bool) -> None:
+    if as_json:
+        output.json_document(index)
+    else:
+        print(f"index {index.id} is {index.state} under alias {index.alias}")
