@@ -24,7 +24,8 @@ from workers.tasks import DRAIN
 LOST = (OperationalError, OSError)  # whatever the transport
 MEMORY = 1_000  # wake-ups remembered per queue
 TRANSIENT = 1  # delivery mode: RabbitMQ need not write a doorbell to disk
-AMQP_OPTIONS = {"read_timeout": 10, "write_timeout": 10}  # seconds, for a silent broker
+# Of RabbitMQ: a silent broker is given up after these seconds, and a wake-up counts once it arrived.
+AMQP_OPTIONS = {"read_timeout": 10, "write_timeout": 10, "confirm_publish": True}
 
 
 class BrokerUnavailable(TwinspanError):

@@ -12,9 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from indexer.importing import amazon as _amazon
-from indexer.importing import generic as _generic
-from indexer.importing import movielens as _movielens
+from indexer.importing import amazon_files, generic, movielens_shapes
 from indexer.importing.report import Job, OnProgress, Progress, Report
 from indexer.interactions import DEFAULT_CATALOG
 
@@ -39,7 +37,9 @@ def movielens(
     on_progress: OnProgress | None = None,
 ) -> Report:
     """MovieLens, whichever edition lies at `path`: a folder, a zip archive or wheel, or a file."""
-    return _movielens.load(engine, path, catalog=catalog, strict=strict, on_progress=on_progress)
+    return movielens_shapes.load(
+        engine, path, catalog=catalog, strict=strict, on_progress=on_progress
+    )
 
 
 def amazon(
@@ -51,7 +51,7 @@ def amazon(
     on_progress: OnProgress | None = None,
 ) -> Report:
     """`sequences.txt` and `items.jsonl` (plain or .gz) in the folder `path`."""
-    return _amazon.load(engine, path, catalog=catalog, strict=strict, on_progress=on_progress)
+    return amazon_files.load(engine, path, catalog=catalog, strict=strict, on_progress=on_progress)
 
 
 def items(
@@ -67,7 +67,7 @@ def items(
     """The rows of one file as items. `columns` says field -> column where names do not tell
     (fields: key, title, description, genres, categories, tags, year, brand, price)."""
     job = Job(strict=strict, on_progress=on_progress)
-    return _generic.load_items(
+    return generic.load_items(
         engine, path, job, said=columns or {}, format=format, encoding=encoding
     )
 
@@ -84,7 +84,7 @@ def users(
 ) -> Report:
     """The rows of one file as users; every column but the key is a feature (field: key)."""
     job = Job(strict=strict, on_progress=on_progress)
-    return _generic.load_users(
+    return generic.load_users(
         engine, path, job, said=columns or {}, format=format, encoding=encoding
     )
 
@@ -102,6 +102,6 @@ def interactions(
 ) -> Report:
     """The rows of one file as events (fields: user, item, occurred_at, event, value)."""
     job = Job(strict=strict, on_progress=on_progress)
-    return _generic.load_interactions(
+    return generic.load_interactions(
         engine, path, job, catalog=catalog, said=columns or {}, format=format, encoding=encoding
     )
