@@ -120,6 +120,13 @@ class Scale:
         place = np.clip((exact - self.median) / self.spread, -4, 4)
         return np.concatenate((place, pieces), axis=1).astype(np.float32)  # (N, K + 1)
 
+    def to_json(self) -> dict[str, Any]:
+        return {"edges": list(self.edges), "median": self.median, "spread": self.spread}
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> Scale:
+        return Scale(edges=tuple(stored["edges"]), median=stored["median"], spread=stored["spread"])
+
 
 def fit_scale(values: FloatArray) -> Scale:
     """The scale of these values; missing and infinite ones are left out."""
@@ -213,7 +220,7 @@ def to_json(pipelines: Pipelines) -> dict[str, Any]:
             for table, vocabulary in pipelines.vocabularies.items()
         },
         "scales": [
-            {name: vars(scale) for name, scale in side.scales.items()}
+            {name: scale.to_json() for name, scale in side.scales.items()}
             for side in (pipelines.items, pipelines.users)
         ],
     }
@@ -230,10 +237,7 @@ def from_json(
         Pipeline(
             features,
             vocabularies,
-            {
-                name: Scale(edges=tuple(s["edges"]), median=s["median"], spread=s["spread"])
-                for name, s in scales.items()
-            },
+            {name: Scale.from_json(s) for name, s in scales.items()},
         )
         for features, scales in zip((item_features, user_features), stored["scales"], strict=True)
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import cast
@@ -19,23 +18,10 @@ from encoders import artifact, dataset, evaluate, families
 from encoders.dataset import Dataset, Split
 from encoders.errors import TrainingFailed
 from encoders.families import StorableEncoder
+from encoders.progress import Progress, Run
 from encoders.types import EncoderInfo
 
 EVALUATED_USERS = 10_000  # at most; drawn with the seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where training stands. `recall` is the validation Recall@20 of an epoch that has just
-    ended, None in its midst; `epochs` is the most there can be."""
-
-    epoch: int  # 1 is the first
-    epochs: int
-    done: float  # share of this epoch, 0..1
-    loss: float  # mean over the epoch so far
-    examples_per_s: float
-    recall: float | None = None
-    best: float | None = None
 
 
 def train(
@@ -64,7 +50,7 @@ def train(
     encoder, learnt = trainer(
         options,
         split,
-        _Run(seed=seed, device=device, checkpoint=checkpoint, progress=progress or _silent),
+        Run(seed=seed, device=device, checkpoint=checkpoint, progress=progress or _silent),
     )
     seconds = time.monotonic() - began
     info = artifact.save(
@@ -73,19 +59,15 @@ def train(
         facts={**_facts(split, seed), **learnt, "train_s": round(seconds, 2)},
         metrics=_metrics(encoder, split, seed),
     )
+    if checkpoint is not None:
+        from encoders import checkpoints
+
+        checkpoints.remove(checkpoint)
     return info
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    seed: int
-    device: str
-    checkpoint: Path | None
-    progress: Callable[[Progress], None]
-
-
 def _train_content(
-    options: families.Config, split: Split, run: _Run
+    options: families.Config, split: Split, run: Run
 ) -> tuple[StorableEncoder, Mapping[str, object]]:
     from encoders import content
 
@@ -99,9 +81,18 @@ def _train_content(
     return encoder, {}
 
 
+def _train_retrievalformer(
+    options: families.Config, split: Split, run: Run
+) -> tuple[StorableEncoder, Mapping[str, object]]:
+    from encoders import learning, retrievalformer
+
+    encoder, epochs = learning.learn(cast(retrievalformer.Config, options), split, run)
+    return encoder, {"epochs": epochs}
+
+
 _TRAINERS: Mapping[
-    str, Callable[[families.Config, Split, _Run], tuple[StorableEncoder, Mapping[str, object]]]
-] = {"content": _train_content}
+    str, Callable[[families.Config, Split, Run], tuple[StorableEncoder, Mapping[str, object]]]
+] = {"content": _train_content, "retrievalformer": _train_retrievalformer}
 
 
 def _facts(split: Split, seed: int) -> dict[str, object]:
