@@ -58,9 +58,10 @@ class App(Celery):
         return self.subclass_with_self(Program)
 
     def watcher(self) -> Watcher:
-        """A new watcher; in a process that forks, its connections are its own."""
+        """A new watcher; in a process that forks, its connections are its own. A worker that shares
+        its process's services is the only one that can work, so it takes every index's wake-ups."""
         if self.shared:
-            return Watcher(self.settings, self.services.engine, Bell(self))
+            return Watcher(self.settings, self.services.engine, Bell(self, queue=QUEUE))
         return Watcher(self.settings, watch.engine(database_url(self.settings)), Bell(self))
 
 

@@ -24,7 +24,7 @@ from workers.tasks import DRAIN
 LOST = (OperationalError, OSError)  # whatever the transport
 MEMORY = 1_000  # wake-ups remembered per queue
 TRANSIENT = 1  # delivery mode: RabbitMQ need not write a doorbell to disk
-# Of RabbitMQ: a silent broker is given up after these seconds, and a wake-up counts once it arrived.
+# RabbitMQ: until a silent broker is given up, in seconds; a wake-up counts once it has arrived.
 AMQP_OPTIONS = {"read_timeout": 10, "write_timeout": 10, "confirm_publish": True}
 
 
@@ -33,10 +33,12 @@ class BrokerUnavailable(TwinspanError):
 
 
 class Bell:
-    """A connection to the broker, for one thread. Opened on first use, and again after an error."""
+    """A connection to the broker, for one thread. Opened on first use, and again after an error.
+    With `queue` all wake-ups go there, whatever queue an index names."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, *, queue: str | None = None) -> None:
         self._app = app
+        self._only_queue = queue
         self._rings = Rings()
         self._sent: dict[str, deque[int]] = {}  # queue -> index ids, oldest first
         self._queues: dict[str, Queue] = {}  # those declared on this connection
@@ -82,7 +84,8 @@ class Bell:
             self._producer = self._app.amqp.Producer(connection.channel(), auto_declare=False)
 
     def _ring(self, due: Sequence[Index], fence: int, now: float) -> int:
-        waiting = {id_ for queue in {index.queue for index in due} for id_ in self._waiting(queue)}
+        queues = {self._queue_of(index) for index in due}
+        waiting = {id_ for queue in queues for id_ in self._waiting(queue)}
         chosen = self._rings.choose(due, waiting, fence=fence, now=now)
         for index in chosen:
             self._send(index)
@@ -100,13 +103,16 @@ class Bell:
         self._app.send_task(
             DRAIN,
             args=(index.id,),
-            queue=self._queue(index.queue),
+            queue=self._queue(self._queue_of(index)),
             producer=self._producer,
             delivery_mode=TRANSIENT,
             ignore_result=True,
             retry=False,
         )
-        self._sent[index.queue].append(index.id)
+        self._sent[self._queue_of(index)].append(index.id)
+
+    def _queue_of(self, index: Index) -> str:
+        return self._only_queue or index.queue
 
     def _queue(self, name: str) -> Queue:
         """The queue as workers declare it, existing afterwards."""

@@ -24,7 +24,7 @@ from workers.bell import Bell
 
 log = logging.getLogger(__name__)
 
-LEADER_LOCK = 7_204_002  # pg_try_advisory_lock key, one per database
+LEADER_LOCK = 7_204_003  # pg_try_advisory_lock key, one per database
 CHANNEL = "twinspan"  # what the triggers of a catalog attached with `notify` send to
 FOLLOW_S = 2.0  # how often those who do not lead try to
 PAUSE_S, PAUSE_MAX_S = 0.25, 5.0  # after an error, doubled each time in a row
