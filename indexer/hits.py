@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
@@ -82,3 +83,16 @@ class Hits(Sequence[Hit]):
             f"<{len(self.items)} hits from {self.collection} "
             f"(encoder {self.encoder_id[:12]}, {self.total_ms:.1f} ms): {shown}{more}>"
         )
+
+
+class Clock:
+    """Milliseconds by stage, measured from one lap to the next."""
+
+    def __init__(self) -> None:
+        self.timings: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.timings[stage] += 1_000 * (now - self._last)
+        self._last = now

@@ -10,7 +10,6 @@ Serving needs the vector store only; PostgreSQL is read where a `user_key` is gi
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from indexer import database, filters, interactions, query_input, stores
 from indexer import settings as settings_module
 from indexer.errors import CollectionMissing, QueryError
 from indexer.filters import Filter
-from indexer.hits import STAGES, Hit, Hits
+from indexer.hits import Clock, Hit, Hits
 from indexer.query_input import Asked, EventLike, HistoryEntry, Past, Query
 from indexer.settings import Settings
 from indexer.stores import ScoredPoint, Search, StoredPoint, VectorStore
@@ -173,7 +172,7 @@ class Retriever:
     # -- recommend ------------------------------------------------------------------------------
 
     def _recommend(self, asked: Sequence[Asked]) -> list[Hits]:
-        clock = _Clock()
+        clock = Clock()
         target = self._live.resolve()
         tower = self._live.tower(target)
         clock.lap("resolve")
@@ -214,8 +213,7 @@ class Retriever:
             return _Prepared(
                 asked=asked, where=where, history=asked.history, features=features, ignored=ignored
             )
-        stored = self._stored_history(asked.user_key, target.collection.catalog)
-        said = interactions.features(self._database(), asked.user_key)
+        stored, said = self._stored_user(asked.user_key, target.collection.catalog)
         # what was stored long ago must not fail today's query: an unusable value is a missing one
         usable = {
             feature.name: said[feature.name]
@@ -230,13 +228,15 @@ class Retriever:
             ignored=ignored,
         )
 
-    def _stored_history(self, user_key: str, catalog: str) -> list[Past]:
+    def _stored_user(self, user_key: str, catalog: str) -> tuple[list[Past], dict[str, object]]:
+        """The user's events, oldest first, and features; nothing for a user who is not known."""
+        engine = self._database()
         if not query_input.storable(user_key):
-            return []
+            return [], {}
         events = interactions.history(
-            self._database(), catalog=catalog, user_key=user_key, limit=query_input.HISTORY_MAX
+            engine, catalog=catalog, user_key=user_key, limit=query_input.HISTORY_MAX
         )
-        return [
+        past = [
             Past(
                 item_key=event.item_key,
                 event=event.event,
@@ -245,6 +245,7 @@ class Retriever:
             )
             for event in events
         ]
+        return past, interactions.features(engine, user_key)
 
     def _fetch_history(
         self, target: Target, tower: Tower, histories: Sequence[Sequence[Past]]
@@ -285,7 +286,7 @@ class Retriever:
     # -- similar --------------------------------------------------------------------------------
 
     def _similar(self, key: str, *, where: object, k: int, exact: bool) -> Hits:
-        clock = _Clock()
+        clock = Clock()
         target = self._live.resolve()
         vector = self._live.tower(target).encoder.similar_vector
         condition = filters.parse(where, target.fields)
@@ -318,19 +319,6 @@ class Retriever:
                 "Check the key; an item that was added just now may need a moment."
             )
         return found[key].vectors[vector]
-
-
-class _Clock:
-    """Milliseconds by stage."""
-
-    def __init__(self) -> None:
-        self.timings: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.timings[stage] += 1_000 * (now - self._last)
-        self._last = now
 
 
 def _storable_keys(events: Iterable[Past]) -> list[str]:
