@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, cast
@@ -47,24 +47,24 @@ class Failed(Exception):
 
 
 def run(opened: parts.Parts) -> Iterator[Check]:
-    """All checks in order; one that fails does not keep the others from being made."""
-    checks: dict[str, Callable[[parts.Parts], str]] = {
-        "versions": _versions,
-        "embedded": _embedded,
-        "database": _database,
-        "schema": _schema,
-        "triggers": _triggers,
-        "transactions": _transactions,
-        "vector store": _store,
-        "indexes": _indexes,
-        "encoders": _encoders,
-        "broker": _broker,
-    }
-    for name, check in checks.items():
-        try:
-            yield Check(name=name, ok=True, said=check(opened))
-        except (TwinspanError, EncoderError, Failed) as problem:
-            yield Check(name=name, ok=False, said=" ".join(str(problem).split()))
+    """All checks in order; one that fails keeps only those from being made that build on it."""
+    failed: set[str] = set()
+    for name, (check, builds_on) in CHECKS.items():
+        found = _look(opened, name, check, sorted(failed.intersection(builds_on)))
+        if not found.ok:
+            failed.add(name)
+        yield found
+
+
+def _look(
+    opened: parts.Parts, name: str, check: Callable[[parts.Parts], str], missing: Sequence[str]
+) -> Check:
+    if missing:
+        return Check(name=name, ok=False, said=f"not looked at, because of: {', '.join(missing)}")
+    try:
+        return Check(name=name, ok=True, said=check(opened))
+    except (TwinspanError, EncoderError, Failed) as problem:
+        return Check(name=name, ok=False, said=" ".join(str(problem).split()))
 
 
 def _versions(_: parts.Parts) -> str:
@@ -174,3 +174,18 @@ def _broker(opened: parts.Parts) -> str:
             f"{address} answers, but no worker does. Start one: `celery -A workers.app worker`."
         )
     return f"{address}: {names}"
+
+
+# name -> the check, and the checks that it builds on
+CHECKS: dict[str, tuple[Callable[[parts.Parts], str], tuple[str, ...]]] = {
+    "versions": (_versions, ()),
+    "embedded": (_embedded, ()),
+    "database": (_database, ()),
+    "schema": (_schema, ("database",)),
+    "triggers": (_triggers, ("database", "schema")),
+    "transactions": (_transactions, ("database",)),
+    "vector store": (_store, ()),
+    "indexes": (_indexes, ("database", "schema", "vector store")),
+    "encoders": (_encoders, ("database", "schema")),
+    "broker": (_broker, ()),
+}

@@ -70,7 +70,7 @@ def _command(command: Any, path: str) -> str:
     parameters = cast(Sequence[Any], command.params)
     arguments = [one for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option" and one.name != "help"]
-    usage = " ".join([path, *(one.make_metavar(_context(command)) for one in arguments)])
+    usage = " ".join([path, *(_placeholder(one) for one in arguments)])
     lines = [f"## `{usage}`", inspect.cleandoc(command.help or "")]
     if arguments or options:
         rows = [f"| `{_spelled(one)}` | {_cell(one)} |" for one in [*arguments, *options]]
@@ -78,13 +78,13 @@ def _command(command: Any, path: str) -> str:
     return "\n\n".join(lines)
 
 
-def _context(command: Any) -> Any:
-    return command.make_context(command.name, [], resilient_parsing=True)
+def _placeholder(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name.upper())
 
 
 def _spelled(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        return str(parameter.human_readable_name)
+        return _placeholder(parameter).replace("|", "\\|")
     names = [*parameter.opts, *parameter.secondary_opts]
     return ", ".join(names).replace("|", "\\|")
 

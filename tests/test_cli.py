@@ -1,0 +1,512 @@
+"""The command line: what is printed where, exit codes, and the whole tour over a real database."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from indexer import database
+from indexer.cli import conditions, reference
+from indexer.cli.app import run
+from indexer.errors import FilterError, QueryError
+
+GENRES = ("Comedy", "Drama", "Horror")
+DEADLINE_S = 60
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> object:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line of error, without what it begins with."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        return lines[0].removeprefix("error: ")
+
+
+Twinspan = Callable[..., Said]
+
+
+@pytest.fixture
+def twinspan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Twinspan:
+    """Run a command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> Said:
+        capsys.readouterr()
+        code = run(arguments)
+        printed = capsys.readouterr()
+        return Said(code, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def connected(twinspan: Twinspan, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Twinspan:
+    """With a migrated database, and Qdrant Edge in the test's folder."""
+    monkeypatch.setenv("TWINSPAN_DATABASE_URL", database_url)
+    return twinspan
+
+
+@pytest.fixture
+def sql(engine: sa.Engine) -> Callable[..., None]:
+    def execute(statement: str, **parameters: object) -> None:
+        with database.begin(engine) as connection:
+            connection.execute(sa.text(statement), parameters)
+
+    return execute
+
+
+@pytest.fixture
+def shop(connected: Twinspan, sql: Callable[..., None]) -> Iterator[Twinspan]:
+    """Thirty films, attached, indexed with `content` and live."""
+    for number in range(30):
+        sql(
+            "INSERT INTO public.items (id, title, attributes) VALUES (:id, :title, :attributes)",
+            id=f"m{number}",
+            title=f"Film {number}",
+            attributes=json.dumps({"genres": [GENRES[number % 3]], "year": 1980 + number}),
+        )
+    for command in (
+        ("attach", "items"),
+        ("train", "content"),
+        ("reindex",),
+    ):
+        said = connected(*command)
+        assert said.code == 0, said.err
+    yield connected
+
+
+# -- what is printed where -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["status", "--nope"], "No such option: --nope"),
+        (["similar"], "Missing argument"),
+        (["recommend", "-k", "many"], "valid integer"),
+        (["import", "movielens"], "Missing argument"),
+    ],
+    ids=str,
+)
+def test_a_wrong_call_is_one_line_and_exit_code_2(
+    twinspan: Twinspan, arguments: list[str], message: str
+) -> None:
+    said = twinspan(*arguments)
+    assert said.code == 2
+    assert message in said.error
+    assert "--help`" in said.error
+    assert said.out == ""
+
+
+def test_help_and_version_go_to_stdout(twinspan: Twinspan) -> None:
+    assert twinspan("--help").code == 0
+    assert "reindex" in twinspan("--help").out
+    assert twinspan("reindex", "-h").code == 0
+    assert twinspan("--version").code == 0
+
+
+def test_settings_are_shown_with_their_source_and_secrets_are_not(
+    twinspan: Twinspan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "twinspan.toml").write_text("batch_items = 7\npoll_s = 0.5\n")
+    monkeypatch.setenv("TWINSPAN_DATABASE_URL", "postgresql://me:hunter2@127.0.0.1/none")
+    monkeypatch.setenv("TWINSPAN_POLL_S", "0.25")
+    for said in (twinspan("settings", "--json"), twinspan("settings")):
+        assert said.code == 0
+        assert "hunter2" not in said.out + said.err
+    rows = {row["name"]: row for row in json.loads(twinspan("settings", "--json").out)}
+    assert (rows["batch_items"]["value"], rows["batch_items"]["source"]) == (7, "twinspan.toml")
+    assert (rows["poll_s"]["value"], rows["poll_s"]["source"]) == (0.25, "environment")
+    assert rows["lease_s"]["source"] == "default"
+    assert rows["database_url"]["value"] == "********"
+
+
+def test_a_wrong_setting_is_named(twinspan: Twinspan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWINSPAN_POLL_S", "-1")
+    said = twinspan("status")
+    assert said.code == 2
+    assert "poll_s" in said.error
+
+
+def test_debug_shows_the_traceback_wherever_it_stands() -> None:
+    for arguments in (["--debug", "attach", "no.toml"], ["attach", "no.toml", "--debug"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "indexer.cli", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert "Traceback" in done.stderr
+
+
+def test_a_closed_pipe_ends_in_silence() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m indexer.cli settings --json | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+
+
+# -- conditions as typed ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ([], None),
+        (["genres=Comedy"], {"genres": "Comedy"}),
+        (["year=1990"], {"year": 1990}),
+        (['code="1990"'], {"code": "1990"}),
+        (["in_stock=true"], {"in_stock": True}),
+        (["title=a=b"], {"title": "a=b"}),
+        (["title="], {"title": ""}),
+        (["year>=1990"], {"year": {"gte": 1990}}),
+        (["year < 2000"], {"year": {"lt": 2000}}),
+        (["price>9.5"], {"price": {"gt": 9.5}}),
+        (["released<=2020-01-01"], {"released": {"lte": "2020-01-01"}}),
+        (["genres!=Horror"], {"genres": {"not": "Horror"}}),
+        (['genres=["Comedy", "Drama"]'], {"genres": ["Comedy", "Drama"]}),
+        (['{"year": {"gte": 1990}}'], {"year": {"gte": 1990}}),
+        (["a=1", '{"b": 2}'], {"all": [{"a": 1}, {"b": 2}]}),
+    ],
+    ids=str,
+)
+def test_conditions_mean_what_they_look_like(typed: list[str], meant: object) -> None:
+    assert conditions.where(typed) == meant
+
+
+@pytest.mark.parametrize(
+    "typed", ["genres", "=Comedy", "{", "[1]", '"a"', '{"a": NaN}', "[" * 9_999]
+)
+def test_conditions_that_are_none_are_refused(typed: str) -> None:
+    with pytest.raises(FilterError, match="--where"):
+        conditions.where([typed])
+
+
+def test_features_are_read_as_json_or_text() -> None:
+    assert conditions.features(["age=25", "city=Rome", "vip=true", "note=a=b"]) == {
+        "age": 25,
+        "city": "Rome",
+        "vip": True,
+        "note": "a=b",
+    }
+    for wrong in (["age"], ["=1"], ["age=1", "age=2"]):
+        with pytest.raises(QueryError):
+            conditions.features(wrong)
+
+
+# -- connections that fail -------------------------------------------------------------------------
+
+
+def test_an_unreachable_database_is_one_line(
+    twinspan: Twinspan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWINSPAN_DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:1/none")
+    said = twinspan("status")
+    assert said.code == 1
+    assert "127.0.0.1:1" in said.error
+    assert "hunter2" not in said.err
+
+
+def test_an_unmigrated_database_says_what_to_run(
+    connected: Twinspan, sql: Callable[..., None]
+) -> None:
+    sql("DROP SCHEMA indexer CASCADE")
+    sql("DROP TABLE public.items")
+    said = connected("status")
+    assert said.code == 1
+    assert "twinspan migrate" in said.error
+    assert connected("migrate").code == 0
+    assert connected("status").code == 0
+
+
+def test_an_unreachable_vector_store_is_one_line(
+    connected: Twinspan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWINSPAN_QDRANT_URL", "http://127.0.0.1:1")
+    said = connected("recommend", "m1")
+    assert said.code == 1
+    assert "127.0.0.1:1" in said.error
+
+
+def test_without_an_index_recommend_says_what_to_run(connected: Twinspan) -> None:
+    said = connected("recommend", "m1")
+    assert said.code == 1
+    assert "twinspan reindex" in said.error
+
+
+def test_without_a_catalog_the_commands_say_so(connected: Twinspan) -> None:
+    assert "no catalog" in connected("status").out
+    for command in (("train", "content"), ("detach", "items"), ("reindex",)):
+        said = connected(*command)
+        assert said.code in {1, 2}
+        assert said.error
+
+
+def test_doctor_finds_what_is_wrong(
+    connected: Twinspan, monkeypatch: pytest.MonkeyPatch, sql: Callable[..., None]
+) -> None:
+    connected("attach", "items")
+    fine = connected("doctor", "--json")
+    assert fine.code == 0, fine.out
+    assert {"database", "schema", "triggers", "vector store"} <= {c["name"] for c in fine.json}  # type: ignore[attr-defined]
+    sql("ALTER TABLE public.items DISABLE TRIGGER ALL")
+    monkeypatch.setenv("TWINSPAN_QDRANT_URL", "http://127.0.0.1:1")
+    found = {c["name"]: c for c in connected("doctor", "--json").json}  # type: ignore[attr-defined]
+    assert connected("doctor").code == 1
+    assert not found["triggers"]["ok"]
+    assert not found["vector store"]["ok"]
+    assert found["database"]["ok"]
+
+
+# -- the tour --------------------------------------------------------------------------------------
+
+
+def test_recommend_filters_and_explains(shop: Twinspan) -> None:
+    said = shop("recommend", "m0", "m3", "gone", "--where", "genres=Comedy", "-k", "4", "--json")
+    assert said.code == 0, said.err
+    answer = json.loads(said.out)
+    assert len(answer["hits"]) == 4
+    assert all(hit["payload"]["genres"] == ["Comedy"] for hit in answer["hits"])
+    assert answer["unknown"] == ["gone"]
+    shown = shop("recommend", "m0", "-w", "year>=1990", "-w", "genres!=Horror", "-k", "5")
+    assert shown.code == 0
+    assert "encoder" in shown.err
+    assert len([line for line in shown.out.splitlines() if re.search(r"\bm\d+\b", line)]) == 5
+    similar = json.loads(shop("similar", "m1", "-k", "3", "--json").out)
+    assert len(similar["hits"]) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recommend", "-w", "colour=red"],
+        ["recommend", "-w", "year=nineteen"],
+        ["recommend", "-w", '{"year": {"gte": 2000, "lt": 1990}}'],
+        ["recommend", "-w", '{"genres": []}'],
+        ["recommend", "-w", "{"],
+        ["recommend", "-k", "0"],
+        ["recommend", "-k", "10000"],
+        ["recommend", "-f", "age"],
+        ["similar", "gone"],
+        ["reindex", "--encoder", "ffff"],
+        ["reindex", "--alias", "no/slash"],
+        ["train", "content", "-o", "no_such_option=1"],
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_line_and_exit_code_2(shop: Twinspan, arguments: list[str]) -> None:
+    said = shop(*arguments)
+    assert said.code == 2, said.err
+    assert said.error
+
+
+def test_an_index_is_replaced_by_another_the_same_way(shop: Twinspan) -> None:
+    [first] = json.loads(shop("status", "--json").out)["indexes"]
+    assert (first["state"], first["items"], first["live"]) == ("live", 30, 0)
+    assert shop("train", "content", "-o", "half_life=3.5").code == 0
+    second = json.loads(shop("reindex", "--json").out)
+    assert second["state"] == "live"
+    states = {
+        row["index"]: row["state"] for row in json.loads(shop("status", "--json").out)["indexes"]
+    }
+    assert states == {first["index"]: "standby", second["id"]: "live"}
+    assert json.loads(shop("recommend", "m1", "--json").out)["index"] == second["id"]
+    back = json.loads(shop("promote", str(first["index"]), "--json").out)
+    assert back["state"] == "live"
+    refused = shop("drop", str(first["index"]), "--yes")
+    assert refused.code == 1
+    assert "live" in refused.error
+    assert shop("drop", str(second["id"]), "--yes").code == 0
+    left = json.loads(shop("status", "--json").out)["indexes"]
+    assert [row["index"] for row in left] == [first["index"]]
+
+
+def test_verify_tells_drift_by_its_exit_code(shop: Twinspan, sql: Callable[..., None]) -> None:
+    same = shop("verify", "--vectors", "--json")
+    assert same.code == 0, same.err
+    [row] = json.loads(same.out)
+    assert (row["items"], row["agree"], row["drift"]) == (30, 30, 0)
+    sql("DELETE FROM public.items WHERE id = 'm1'")
+    sql("UPDATE public.items SET attributes = '{\"genres\": [\"War\"]}' WHERE id = 'm2'")
+    sql("INSERT INTO public.items (id, title) VALUES ('m99', 'Late')")
+    differs = shop("verify", "--json")
+    assert differs.code == 1
+    [row] = json.loads(differs.out)
+    assert (row["missing"], row["stale_payload"], row["extra"]) == (1, 1, 1)
+    assert row["examples"]["missing"] == ["m99"]
+
+
+def test_failures_are_shown_and_tried_again(shop: Twinspan, sql: Callable[..., None]) -> None:
+    assert "no item failed" in shop("failures").out
+    sql(
+        "UPDATE indexer.entries SET error = 'boom', quarantined = true, wanted = wanted + 1"
+        " WHERE item_key = 'm5'"
+    )
+    [failure] = json.loads(shop("failures", "--json").out)
+    assert (failure["key"], failure["error"], failure["quarantined"]) == ("m5", "boom", True)
+    assert "boom" in shop("failures").out
+    assert shop("retry", "m5").out == "1 items are due again\n"
+    assert json.loads(shop("status", "--json").out)["indexes"][0]["quarantined"] == 0
+
+
+def test_detach_refuses_while_indexes_exist_and_can_drop_them(shop: Twinspan) -> None:
+    refused = shop("detach", "items")
+    assert refused.code == 2
+    assert "--drop-indexes" in refused.error
+    assert shop("detach", "items", "--drop-indexes").code == 0
+    assert "no catalog" in shop("status").out
+
+
+def test_encoders_are_listed_and_a_damaged_one_is_refused(shop: Twinspan) -> None:
+    [info] = json.loads(shop("encoders", "--json").out)
+    assert info["family"] == "content"
+    assert info["id"][:12] in shop("encoders").out
+    weights = Path(info["uri"]) / "model.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    weights.write_bytes(damaged)
+    for command in (("recommend", "m1"), ("reindex",)):
+        said = shop(*command)
+        assert said.code == 1
+        assert info["id"] in said.error
+
+
+def test_evaluate_needs_users_and_compares_with_popularity(shop: Twinspan, tmp_path: Path) -> None:
+    said = shop("evaluate")
+    assert said.code == 2
+    assert "import interactions" in said.error
+    rows = ["user,item,occurred_at,event"]
+    rows += [
+        f"u{user},m{(user + 3 * turn) % 30},2026-01-0{1 + turn}T00:00:00Z,view"
+        for user in range(12)
+        for turn in range(5)
+    ]
+    events = tmp_path / "events.csv"
+    events.write_text("\n".join(rows))
+    imported = shop("import", "interactions", str(events), "--json")
+    assert imported.code == 0, imported.err
+    assert json.loads(imported.out)["interactions"]["added"] == 60
+    found = json.loads(shop("evaluate", "--json").out)
+    assert found["users"] == 12
+    assert set(found["encoder"]) == set(found["popularity"])
+    assert shop("recommend", "--user-key", "u1", "-k", "3").code == 0
+
+
+def test_import_says_which_file_is_wrong(connected: Twinspan, tmp_path: Path) -> None:
+    wrong = tmp_path / "items.csv"
+    wrong.write_text("nothing,useful\n1,2\n")
+    said = connected("import", "items", str(wrong))
+    assert said.code == 2
+    assert "items.csv" in said.error
+    assert connected("import", "items", str(tmp_path / "absent.csv")).code == 2
+    assert connected("import", "items", str(wrong), "--column", "key").code == 2
+
+
+# -- beside `twinspan up` --------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_commands_use_the_running_server(
+    connected: Twinspan, sql: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for number in range(12):
+        sql(
+            "INSERT INTO public.items (id, title) VALUES (:id, :title)",
+            id=f"m{number}",
+            title=f"Film {number}",
+        )
+    monkeypatch.setenv("TWINSPAN_HTTP_PORT", "0")
+    with up(tmp_path):
+        assert connected("attach", "items").code == 0
+        assert connected("train", "content").code == 0
+        built = connected("reindex", "--json")
+        assert built.code == 0, built.err
+        assert json.loads(built.out)["state"] == "live"
+        hits = json.loads(connected("recommend", "m1", "-k", "3", "--json").out)
+        assert len(hits["hits"]) == 3
+        assert connected("similar", "m1").code == 0
+        assert connected("verify", "--vectors").code == 0
+        wrong = connected("recommend", "-w", "colour=red")
+        assert wrong.code == 2
+        assert "colour" in wrong.error
+        again = json.loads(connected("reindex", "--json").out)
+        assert connected("drop", str(json.loads(built.out)["id"]), "--yes").code == 0
+        assert again["state"] == "live"
+        refused = connected("detach", "items", "--drop-indexes")
+        assert refused.code == 1
+        assert "twinspan up" in refused.error
+    assert connected("verify").code == 0
+
+
+class up:  # reads as the command
+    """`twinspan up` in a process of its own, in that folder, for the length of a block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "indexer.cli", "up"],
+            cwd=self._folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if "serving on" in line:
+                return
+        raise AssertionError(f"`twinspan up` ended with {self._process.wait()}")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGINT)
+        assert self._process.stderr is not None
+        remarks = self._process.stderr.read()
+        assert self._process.wait(DEADLINE_S) == 0, remarks
+        self._process.stderr.close()
+
+
+# -- generated pages -------------------------------------------------------------------------------
+
+
+def test_the_reference_names_every_command_and_setting() -> None:
+    pages = reference.pages()
+    for command in ("demo", "up", "attach", "import movielens", "reindex", "verify", "similar"):
+        assert f"`twinspan {command}" in pages["cli.md"]
+    assert "`poll_s`" in pages["settings.md"]
+
+
+def test_the_reference_is_current() -> None:
+    assert reference.main(["--check"]) == 0
