@@ -85,7 +85,7 @@ def replace_json(path: Path, content: Mapping[str, object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as cause:
         raise StoreUnavailable(f"cannot write {path}: {cause.strerror}.") from cause
 
@@ -93,11 +93,18 @@ def replace_json(path: Path, content: Mapping[str, object]) -> None:
 def remove(path: Path) -> None:
     """The file is gone, durably."""
     path.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_files(folder: Path) -> None:
+    """The files in this folder and below are durable, those that are mapped into memory too."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """The file, or the folder's list of files, is durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

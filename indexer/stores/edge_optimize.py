@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from indexer.errors import StoreUnavailable
+from indexer.stores import edge_files
 
 NICENESS = 10  # searches and writes go first
 PR_SET_PDEATHSIG = 1
@@ -52,6 +53,7 @@ def main(points: str, parent: int) -> None:
     shard.optimize()
     shard.flush()
     shard.close()
+    edge_files.sync_files(Path(points))
 
 
 def _die_with(parent: int) -> None:

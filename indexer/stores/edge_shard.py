@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Generator, Sequence
@@ -44,6 +45,7 @@ HNSW_EF_CONSTRUCT = 128
 FULL_SCAN_KB = 10_000
 FLOAT_BYTES = 4
 CATCH_UP_ITEMS = 1_000
+CHECKPOINT_POINTS = 20_000  # applied again from the log after a crash, a few seconds at most
 CATCH_UP_ROUNDS = 3
 
 SCHEMA: dict[FieldKind, edge.PayloadSchemaType] = {
@@ -69,6 +71,7 @@ class Shard:
         self._reading = threading.RLock()
         self._writing = threading.RLock()
         self._optimizing = threading.Lock()
+        self._unflushed = 0  # points written since the engine flushed
         self._touched: set[str] | None = None  # ids written since a copy was taken
         self._child: subprocess.Popen[str] | None = None
         self.specs = {one.name: one for one in spec.vectors}
@@ -88,12 +91,26 @@ class Shard:
             if self._touched is not None:
                 self._touched.update(ids)
             handle = self._open_handle()
+            self._unflushed += len(ids)
             for operation in operations:
                 handle.update(operation)
 
     def flush(self) -> None:
+        """Everything written is durable.
+
+        The engine's own flush syncs each file of each index, some hundred milliseconds in which
+        it holds the interpreter lock. Its log is enough: what the log has is applied again when
+        the shard is loaded. The engine flushes once in a while, so that the log stays short.
+        """
         with self._writing, translated(self.spec.collection.name):
-            self._open_handle().flush()
+            if self._unflushed >= CHECKPOINT_POINTS or sys.platform != "linux":
+                self._checkpoint()
+            else:
+                edge_files.sync_files(self.folder / self._points / "wal")
+
+    def _checkpoint(self) -> None:
+        self._open_handle().flush()
+        self._unflushed = 0
 
     def check_vectors(self, names: Sequence[str]) -> None:
         """Raises StoreRejected for a vector that this collection does not have."""
@@ -129,7 +146,7 @@ class Shard:
             if merged.fields != self.spec.fields:
                 with translated(merged.collection.name):
                     _index_fields(self._open_handle(), merged)
-                self.flush()
+                    self._checkpoint()
             if merged != self.spec:
                 describe(self.folder, merged, self._points)
                 self.spec = merged
@@ -154,7 +171,7 @@ class Shard:
         """A durable copy of the points; from here on, writes are remembered by id."""
         copy = self.folder / fresh_name()
         with self._writing, translated(self.spec.collection.name):
-            self._open_handle().flush()
+            self._checkpoint()
             shutil.copytree(self.folder / self._points, copy)
             self._touched = set()
         return copy
@@ -171,7 +188,7 @@ class Shard:
             with self._reading:
                 old, self._handle = self._open_handle(), fresh
                 gone, self._points = self._points, copy.name
-            self._touched = None
+            self._touched, self._unflushed = None, 0
             old.close()
         shutil.rmtree(self.folder / gone, ignore_errors=True)
 
@@ -222,7 +239,7 @@ def create(folder: Path, spec: CollectionSpec, graph_kb: int) -> Shard:
         handle.flush()
         handle.close()
     describe(folder, spec, points)
-    edge_files.sync_folder(folder.parent)
+    edge_files.sync(folder.parent)
     return Shard(folder, spec, points, graph_kb)
 
 

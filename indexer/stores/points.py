@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from encoders.types import SparseVector, VectorSpec
 from indexer.errors import StoreRejected
@@ -49,7 +49,7 @@ def check_vector(values: Vector, spec: VectorSpec, whose: str) -> None:
 
 def check_payload(key: str, payload: Mapping[str, object]) -> None:
     """Raises StoreRejected unless every store would give this payload back as it is."""
-    if problem := _text_problem(key) or _problem(payload, 1):
+    if problem := _text_problem(key) or _mapping_problem(payload, 1):
         raise StoreRejected(f"item {key!r} cannot be stored: its payload has {problem}.")
 
 
@@ -87,29 +87,29 @@ def split(
 
 def _problem(value: object, depth: int) -> str | None:
     """What makes a value no JSON that survives, or None."""
-    if isinstance(value, Mapping | list | tuple):
-        if depth > MAX_DEPTH:
-            return f"values nested deeper than {MAX_DEPTH} levels"
-        if isinstance(value, Mapping):
-            return _mapping_problem(cast("Mapping[object, object]", value), depth)
-        problems = (_problem(each, depth + 1) for each in cast("list[object]", value))
-        return next(filter(None, problems), None)
-    return _scalar_problem(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return _scalar_problem(value)
+    if not isinstance(value, dict | list | tuple):
+        return f"a {type(value).__name__}, which is not JSON"
+    if depth > MAX_DEPTH:
+        return f"values nested deeper than {MAX_DEPTH} levels"
+    if isinstance(value, dict):
+        return _mapping_problem(cast("dict[object, object]", value), depth)
+    problems = (_problem(each, depth + 1) for each in cast("list[object]", value))
+    return next(filter(None, problems), None)
 
 
-def _scalar_problem(value: object) -> str | None:
-    if value is None or isinstance(value, bool):
-        return None
+def _scalar_problem(value: str | float | None) -> str | None:
     if isinstance(value, str):
         return _text_problem(value)
-    if isinstance(value, int):
-        return None if INT_LOW <= value < INT_HIGH else "an integer of more than 64 bits"
     if isinstance(value, float):
         return None if math.isfinite(value) else f"a number that is {value}"
-    return f"a {type(value).__name__}, which is not JSON"
+    if value is None or INT_LOW <= value < INT_HIGH:
+        return None
+    return "an integer of more than 64 bits"
 
 
-def _mapping_problem(value: Mapping[object, object], depth: int) -> str | None:
+def _mapping_problem(value: Mapping[Any, object], depth: int) -> str | None:
     for name, each in value.items():
         if not isinstance(name, str):
             return f"a {type(name).__name__} as a field's name"
