@@ -39,17 +39,16 @@ USER = "twinspan"
 DATABASE = "twinspan"
 HOST = "127.0.0.1"
 READY_S = 300.0  # crash recovery of a large cluster takes its time
+LOGIN_S = 15.0  # from there until the first connection
 TAKEOVER_S = 60.0  # until the server of an owner that was killed has stopped
 PORT_TRIES = 5
 LOG_TAIL_LINES = 12
 LOG_BYTES_MAX = 5_000_000
 
-DURABLE: Mapping[str, str] = {"synchronous_commit": "on"}
-FAST_BUT_LOSSY: Mapping[str, str] = {
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-}
+DURABLE: Mapping[str, str] = {"fsync": "on", "synchronous_commit": "on"}
+# A commit still reaches the system before it is acknowledged, so a kill -9 loses none.
+UNSAFE_WITHOUT_POWER: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
+DISK_FULL = ("No space left on device", "Check free disk space")
 COMMON: Mapping[str, str] = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
@@ -132,7 +131,7 @@ def start(
     lock = _take_over(place.folder)
     try:
         _ensure_cluster(place, fsync=fsync)
-        options = {**COMMON, **(DURABLE if fsync else FAST_BUT_LOSSY), **(settings or {})}
+        options = {**COMMON, **(DURABLE if fsync else UNSAFE_WITHOUT_POWER), **(settings or {})}
         program, url = _serve(place, options, port)
     except OSError as cause:
         lock.release()
@@ -153,7 +152,7 @@ def find(folder: Path) -> str | None:
     if state is None or password is None or not state.ready:
         return None
     url = _url(state.port, password, DATABASE)
-    return url if _answers(url) else None
+    return url if _refusal(url) is None else None
 
 
 def holder(folder: Path) -> str | None:
@@ -288,16 +287,21 @@ def _became_ready(place: _Place, program: _Program, url: str) -> bool:
 
 
 def _wait_until_ready(place: _Place, program: _Program, url: str) -> bool:
-    """Whether it became ready; False when it ended instead."""
+    """Whether it became ready; False when it ended instead. Recovery after a crash takes its time,
+    but once it says that it is ready, it must let us in."""
     deadline = time.monotonic() + READY_S
+    refusal: str | None = None
     while time.monotonic() < deadline:
         if program.status() is not None:
             return False
         state = pgdata.running(place.cluster)
-        if state is not None and state.ready and _answers(url):
-            return True
+        if state is not None and state.ready:
+            deadline = min(deadline, time.monotonic() + LOGIN_S) if refusal is None else deadline
+            refusal = _refusal(url)
+            if refusal is None:
+                return True
         time.sleep(0.02)
-    reason = f"it was not ready after {READY_S:.0f} s"
+    reason = f"it runs but does not let us in: {refusal}" if refusal else "it was never ready"
     raise EmbeddedError(_failure(place.folder, reason, program.said()))
 
 
@@ -393,16 +397,19 @@ def _ensure_database(url: str) -> None:
             connection.execute(f"CREATE DATABASE {DATABASE}")
 
 
-def _answers(url: str) -> bool:
+def _refusal(url: str) -> str | None:
+    """Why nobody gets in at that address; None when we do."""
     try:
         psycopg.connect(url, connect_timeout=5).close()
-    except psycopg.OperationalError:
-        return False
-    return True
+    except psycopg.OperationalError as cause:
+        return str(cause).strip() or type(cause).__name__
+    return None
 
 
 def _url(port: int, password: str, database: str) -> str:
-    return f"postgresql://{USER}:{password}@{HOST}:{port}/{database}"
+    """It says all that a user's own PG* variables would otherwise decide."""
+    settings = "sslmode=disable&gssencmode=disable"
+    return f"postgresql://{USER}:{password}@{HOST}:{port}/{database}?{settings}"
 
 
 def _free_port() -> int:
@@ -419,7 +426,7 @@ def _port_was_taken(said: str) -> bool:
 def _failure(folder: Path, reason: str, said: str = "") -> str:
     """One line of what happened and what to do, then the end of the log."""
     remedy = ""
-    if "No space left on device" in reason + said:
+    if any(sign in reason + said for sign in DISK_FULL):
         remedy = " The disk is full: make room, or set TWINSPAN_DATA_DIR to another one."
     elif "Permission denied" in reason + said:
         remedy = " A permission is missing: make the folder ours, or set TWINSPAN_DATA_DIR."
