@@ -169,7 +169,9 @@ class ContentEncoder:
         flat = self._frozen.encode([one for name in names for one in columns.texts[name]])
         present = flat.any(axis=1, keepdims=True)
         flat = _unit((flat - self._statistics.mean_text) * present)
-        total = flat.reshape(len(names), columns.rows, -1).sum(axis=0)  # (N, text width)
+        total = flat.reshape(len(names), columns.rows, self._frozen.dimension).sum(
+            axis=0
+        )  # (N, text width)
         if width == total.shape[1]:
             return total
         return total @ _directions("text", np.arange(total.shape[1], dtype=np.uint64), width)

@@ -28,7 +28,7 @@ from encoders.text import FrozenText
 class AttentionFusion(nn.Module):
     """One post-norm transformer block without positions, then the mean of the present tokens."""
 
-    def __init__(self, *, width: int, heads: int, expansion: int, dropout: float) -> None:
+    def __init__(self, *, width: int, heads: int, expansion: int) -> None:
         super().__init__()
         self.heads = heads
         self.attend = nn.Linear(width, 3 * width)
@@ -38,7 +38,6 @@ class AttentionFusion(nn.Module):
             nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width)
         )
         self.norm_fed = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
         self.nothing = nn.Parameter(torch.randn(width))
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
@@ -49,8 +48,8 @@ class AttentionFusion(nn.Module):
         q, k, v = self.attend(tokens).view(N, M, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None, :])
         mixed = self.join(mixed.transpose(1, 2).reshape(N, M, D))  # (N, M, D)
-        tokens = self.norm_attended(tokens + self.dropout(mixed))
-        tokens = self.norm_fed(tokens + self.dropout(self.feed(tokens)))
+        tokens = self.norm_attended(tokens + mixed)
+        tokens = self.norm_fed(tokens + self.feed(tokens))
         weights = visible.to(tokens.dtype)
         weights = weights / weights.sum(dim=1, keepdim=True)  # (N, M)
         fused = torch.bmm(weights[:, None, :], tokens)[:, 0]  # (N, D)

@@ -87,17 +87,17 @@ class Config:
     vocabulary: int = 30_000  # values per feature; rarer ones share the buckets
     buckets: int = 256
 
-    dropout: float = 0.2
-    noise: float = 0.1  # share of features hidden in training
+    dropout: float = 0.1
+    noise: float = 0.05  # share of features hidden in training
     temperature: float = 0.1  # where the learned one begins
     exact_items: int = 20_000  # catalogues up to this size are trained with the exact softmax
     uniform_items: int = 4_096  # drawn per step beyond
     targets: int = 25  # per window; more is faster, with shorter histories
     windows: int = 32  # per step
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     warm_up: float = 0.05  # share of all steps
-    epochs: int = 20
-    patience: int = 4  # epochs without a better validation recall
+    epochs: int = 6
+    patience: int = 2  # epochs without a better validation recall
     validation_users: int = 2_000  # at most, drawn with the seed
 
     def __post_init__(self) -> None:
@@ -461,12 +461,7 @@ def read(
 
 
 def _fusion(config: Config) -> AttentionFusion:
-    return AttentionFusion(
-        width=config.width,
-        heads=config.heads,
-        expansion=config.expansion,
-        dropout=config.dropout,
-    )
+    return AttentionFusion(width=config.width, heads=config.heads, expansion=config.expansion)
 
 
 def _sight(history: History) -> tuple[Tensor, Tensor]:
