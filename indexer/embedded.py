@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
+import math
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -28,10 +30,14 @@ from indexer.settings import Settings
 from indexer.stores import VectorStore
 from indexer.stores.connect import connect
 from indexer.towers import Towers
+from indexer.watchdog import Lock
+
+log = logging.getLogger(__name__)
 
 POSTGRES_FOLDER = "postgres"
 UP_FILE = "up.json"
 UP_LOCK = "up.lock"
+GUESTS_LOCK = "guests.lock"  # in the folder of PostgreSQL: shared by those who joined
 
 JOIN_S = (
     30.0  # until a PostgreSQL that another process is starting or stopping has made up its mind
@@ -101,7 +107,7 @@ def database_url(settings: Settings) -> Generator[str]:
         return
     folder = settings.data_dir / POSTGRES_FOLDER
     with ExitStack() as closing:
-        yield _join(folder) or _start_or_join(folder, closing)
+        yield _join(folder, closing) or _start_or_join(folder, closing)
 
 
 def find_server(data_dir: Path) -> UpServer | None:
@@ -151,8 +157,19 @@ def _engine(url: str) -> Generator[sa.Engine]:
         engine.dispose()
 
 
-def _join(folder: Path) -> str | None:
-    return postgres.find(folder)
+def _join(folder: Path, closing: ExitStack) -> str | None:
+    """The address of a database that runs already. A short command that runs it stays until we
+    have left; `twinspan up` does not."""
+    if postgres.find(folder) is None:
+        return None
+    guests = Lock(folder / GUESTS_LOCK)
+    guests.share(patience_s=JOIN_S)
+    url = postgres.find(folder)  # it may have stopped before we were a guest
+    if url is None:
+        guests.release()
+    else:
+        closing.callback(guests.release)
+    return url
 
 
 def _start_or_join(folder: Path, closing: ExitStack) -> str:
@@ -160,14 +177,25 @@ def _start_or_join(folder: Path, closing: ExitStack) -> str:
     deadline = time.monotonic() + JOIN_S
     while True:
         try:
-            return closing.enter_context(postgres.start(folder)).url
+            url = closing.enter_context(postgres.start(folder)).url
         except EmbeddedError:
             if postgres.holder(folder) is None or time.monotonic() > deadline:
                 raise
-        url = _join(folder)
-        if url is not None:
+        else:
+            closing.callback(_see_guests_off, Lock(folder / GUESTS_LOCK))
             return url
+        joined = _join(folder, closing)
+        if joined is not None:
+            return joined
         time.sleep(0.1)
+
+
+def _see_guests_off(guests: Lock) -> None:
+    """Other commands that use our database have ended; Ctrl-C waits for them no longer."""
+    if not guests.take():
+        log.warning("other commands still use this database: waiting for them (Ctrl-C: not)")
+        guests.take(patience_s=math.inf)
+    guests.release()
 
 
 def _instance_at(server: UpServer) -> str | None:

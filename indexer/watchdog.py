@@ -70,6 +70,19 @@ class Lock:
         self._file = file
         return True
 
+    def share(self, patience_s: float = 0.0) -> bool:
+        """Whether we are now among those who share it: nobody can `take` it until all have left.
+        Windows has no such locks: there this holds nothing, and nobody waits for us."""
+        deadline = time.monotonic() + patience_s
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        while not _lock_shared(file):
+            if time.monotonic() >= deadline:
+                os.close(file)
+                return False
+            time.sleep(0.02)
+        self._file = file
+        return True
+
     def release(self) -> None:
         """Free, for this process and for the forked child that calls it on its inherited copy."""
         if self._file is not None:
@@ -101,12 +114,21 @@ if sys.platform == "win32":
         finally:
             os.lseek(file, 0, os.SEEK_SET)
         return True
+
+    def _lock_shared(file: int) -> bool:
+        return file >= 0
 else:
     import fcntl
 
     def _lock(file: int) -> bool:
+        return _flock(file, fcntl.LOCK_EX)
+
+    def _lock_shared(file: int) -> bool:
+        return _flock(file, fcntl.LOCK_SH)
+
+    def _flock(file: int, operation: int) -> bool:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, operation | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
