@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, TypeVar
 
 import sqlalchemy as sa
@@ -122,7 +122,7 @@ def make_app(api: Api) -> FastAPI:
     """The application, with OpenAPI at /openapi.json."""
     app = FastAPI(
         title="Twinspan",
-        version=version("twinspan"),
+        version=_release(),
         description="Recommendations from an index that follows its catalog.",
         responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
         docs_url=None,  # it would load its pages from elsewhere
@@ -271,6 +271,13 @@ def _index_routes(api: Api) -> APIRouter:
     return router
 
 
+def _release() -> str:
+    try:
+        return version("twinspan")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0+unknown"
+
+
 def _known(api: Api, index_id: int) -> indexes.Index:
     try:
         return indexes.get(api.engine, index_id)
@@ -282,7 +289,7 @@ def _status(api: Api) -> StatusOut:
     services = api.services
     summaries = entries.summary(api.engine)
     return StatusOut(
-        version=version("twinspan"),
+        version=_release(),
         embedded=list(services.settings.embedded_parts),
         database=api.engine.url.render_as_string(hide_password=True),
         store=services.store.name,
