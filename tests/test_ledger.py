@@ -105,7 +105,7 @@ def test_routing_moves_about_its_limit_at_a_time(engine: sa.Engine, index: Index
     while n := changes.route(engine, limit=1_000):
         moved.append(n)
     assert sum(moved) == 2_500
-    assert max(moved) <= 1_000
+    assert max(moved) < 2_000, "a row of the outbox has up to 1,000 keys and is moved whole"
 
 
 def test_only_one_router_works_at_a_time(engine: sa.Engine, index: Index) -> None:
