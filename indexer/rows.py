@@ -1,0 +1,226 @@
+"""A row of the catalog, as JSON, made into what towers and stores take: checked value by value.
+
+PostgreSQL writes each row as one JSON text, so that no odd value (a timestamp `infinity`, a number
+of 5,000 digits) can break the reading of its neighbours. A value that its declared kind cannot hold
+makes its own item unusable, with a message, and no other.
+
+Missing are NULL, JSON's null, and numbers and times that are not finite (NaN, Infinity).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from reprlib import Repr
+from typing import cast
+
+from indexer.spec import CatalogSpec, FieldSource, Source
+
+INT64 = 2**63
+
+_NOT_FINITE = ("nan", "inf", "-inf", "infinity", "-infinity")
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs: not UTF-8
+_ESCAPED = re.compile(r"\\u(0000|[dD][89a-fA-F])")
+_TRUE, _FALSE = ("true", "t", "yes", "on", "1"), ("false", "f", "no", "off", "0")
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlist = _SHORT.maxdict = 3
+
+Value = object
+Fields = dict[str, object]
+
+
+class WrongValue(ValueError):
+    """A value that its kind cannot hold; the message says which and why."""
+
+
+def places(spec: CatalogSpec) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The distinct (column, path) to read, in the order that `fields` expects their values."""
+    return tuple(dict.fromkeys(_place(source) for source in spec.sources.values()))
+
+
+def fields(spec: CatalogSpec, documents: Sequence[str | None]) -> tuple[Fields, Fields]:
+    """Features and payload of one row, from the JSON arrays of its values. Raises WrongValue."""
+    row = dict(zip(places(spec), _values(documents), strict=True))
+    features: Fields = {}
+    for name, source in spec.features.items():
+        _put(features, name, row[_place(source)], _FEATURES[source.kind], f"features.{name}")
+    payload: Fields = {
+        name: row[_place(source)]
+        for name, source in spec.returned.items()
+        if row[_place(source)] is not None
+    }
+    for name, source in spec.filters.items():
+        payload.pop(name, None)
+        _put(payload, name, _field(row, source), _each(_FIELDS[source.kind]), f"filters.{name}")
+    return features, payload
+
+
+def _values(documents: Sequence[str | None]) -> list[Value]:
+    try:
+        parsed = [json.loads(document or "[]") for document in documents]
+    except (ValueError, RecursionError) as cause:
+        raise WrongValue(f"the row cannot be read as JSON: {cause}") from cause
+    values = [value for document in parsed for value in document]
+    if any(_ESCAPED.search(document or "") for document in documents):
+        values = [_storable(value) for value in values]
+    return values
+
+
+def _storable(value: Value) -> Value:
+    """The same with U+FFFD for what UTF-8 and PostgreSQL cannot hold."""
+    if isinstance(value, str):
+        return UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_storable(each) for each in cast("list[Value]", value)]
+    if isinstance(value, dict):
+        named = cast("dict[str, Value]", value)
+        return {UNSTORABLE.sub("\ufffd", name): _storable(each) for name, each in named.items()}
+    return value
+
+
+def _place(source: Source) -> tuple[str, tuple[str, ...]]:
+    return source.column, source.path
+
+
+def _put(
+    into: Fields, name: str, value: Value, read: Callable[[Value], Value | None], where: str
+) -> None:
+    """Add the value as its kind has it, unless it is missing."""
+    if value is None:
+        return
+    try:
+        found = read(value)
+    except WrongValue as cause:
+        raise WrongValue(f"{where}: {_SHORT.repr(value)} is not {cause}") from None
+    if found is not None:
+        into[name] = found
+
+
+def _field(row: Mapping[tuple[str, tuple[str, ...]], Value], source: FieldSource) -> Value:
+    """The field's value; that of a place in two columns is put together."""
+    value = row[_place(source)]
+    if source.lon is None:
+        return value
+    lon = row[_place(source.lon)]
+    return None if value is None or lon is None else {"lat": value, "lon": lon}
+
+
+def _each(read: Callable[[Value], Value | None]) -> Callable[[Value], Value | None]:
+    """A list is read element by element: any one of them answers a filter."""
+
+    def read_all(value: Value) -> Value | None:
+        if not isinstance(value, list):
+            return read(value)
+        found = [read(each) for each in cast("list[Value]", value) if each is not None]
+        return [each for each in found if each is not None]
+
+    return read_all
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, list):
+        return "\n".join(_word(each) for each in cast("list[Value]", value) if each is not None)
+    return _word(value)
+
+
+def _word(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return str(value)
+    raise WrongValue("text")
+
+
+def _words(value: Value) -> list[str]:
+    many = cast("list[Value]", value) if isinstance(value, list) else [value]
+    return [_word(each) for each in many if each is not None]
+
+
+def _number(value: Value) -> float | None:
+    if isinstance(value, str) and value.strip().lower() in _NOT_FINITE:
+        return None
+    if not isinstance(value, int | float | str):
+        raise WrongValue("a number")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise WrongValue("a number") from None
+    return number if math.isfinite(number) else None
+
+
+def _integer(value: Value) -> int | None:
+    whole = value if isinstance(value, int) else _whole_of(value)
+    if whole is not None and not -INT64 <= whole < INT64:
+        raise WrongValue("a whole number of 64 bits")
+    return None if whole is None else int(whole)
+
+
+def _whole_of(value: Value) -> int | None:
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,30}\s*", value):
+        return int(value)
+    number = _number(value)
+    if number is not None and not number.is_integer():
+        raise WrongValue("a whole number")
+    return None if number is None else int(number)
+
+
+def _bool(value: Value) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower() if isinstance(value, str | int) else ""
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise WrongValue("true or false")
+
+
+def _datetime(value: Value) -> str | None:
+    """RFC 3339 in UTC. A time without a zone is taken for UTC, a date for its midnight."""
+    if isinstance(value, str) and value.strip().lower() in _NOT_FINITE:
+        return None
+    if not isinstance(value, str):
+        raise WrongValue("a date or time (ISO 8601 text)")
+    try:
+        moment = datetime.fromisoformat(value.strip())
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError):
+        raise WrongValue("a date or time (ISO 8601 text, years 1 to 9999)") from None
+
+
+def _geo(value: Value) -> dict[str, float] | None:
+    if not isinstance(value, dict):
+        raise WrongValue('a place ({"lat": ..., "lon": ...})')
+    place = cast("dict[str, Value]", value)
+    lat, lon = _coordinate(place.get("lat")), _coordinate(place.get("lon"))
+    if lat is None or lon is None:
+        return None
+    if abs(lat) > 90 or abs(lon) > 180:
+        raise WrongValue("a place on Earth (lat from -90 to 90, lon from -180 to 180)")
+    return {"lat": lat, "lon": lon}
+
+
+def _coordinate(value: Value) -> float | None:
+    return None if value is None else _number(value)
+
+
+_FEATURES: dict[str, Callable[[Value], Value | None]] = {
+    "text": _text,
+    "category": _word,
+    "categories": _words,
+    "number": _number,
+}
+_FIELDS: dict[str, Callable[[Value], Value | None]] = {
+    "keyword": _word,
+    "integer": _integer,
+    "float": _number,
+    "bool": _bool,
+    "datetime": _datetime,
+    "geo": _geo,
+}
