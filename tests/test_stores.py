@@ -83,9 +83,24 @@ def spec(store: VectorStore) -> Iterator[CollectionSpec]:
     store.drop_collection(spec.collection.name)
 
 
+@pytest.fixture(scope="session")
+def ground(store: VectorStore) -> Iterator[Collection]:
+    spec = fresh_spec()
+    store.ensure_collection(spec)
+    yield spec.collection
+    store.drop_collection(spec.collection.name)
+
+
 @pytest.fixture
-def there(spec: CollectionSpec) -> Collection:
-    return spec.collection
+def there(store: VectorStore, ground: Collection) -> Collection:
+    """A collection without points, shared by the tests that care for points only."""
+    empty(store, ground)
+    return ground
+
+
+def empty(store: VectorStore, there: Collection) -> None:
+    store.delete_if_newer(there, keys(store, there), fence=2**50)
+    assert store.count(there) == 0
 
 
 def dense(*values: float) -> np.ndarray:
@@ -251,14 +266,14 @@ generated = settings(
 @settings(generated, max_examples=100)
 @given(payload=st.dictionaries(st.text(max_size=5), json_values, max_size=4))
 def test_generated_payloads_come_back_exactly(store, there, payload):
-    store.delete_if_newer(there, ["a"], fence=2**40)
+    empty(store, there)
     store.write_if_newer(there, [point("a", 1.0, **{"p": payload})], fence=1, mode="upsert")
     stored = store.fetch(there, ["a"])["a"].payload["p"]
     assert same(stored, payload), (stored, payload)
 
 
 def same(stored: Any, written: Any) -> bool:
-    """Equal, types included; the engine reads a float to within one unit in the last place."""
+    """Equal, types included; the engine reads floats to 15 significant digits."""
     if type(stored) is not type(written):
         return False
     if isinstance(stored, dict):
@@ -267,7 +282,7 @@ def same(stored: Any, written: Any) -> bool:
     if isinstance(stored, list):
         return len(stored) == len(written) and all(map(same, stored, written))
     if isinstance(stored, float):
-        return abs(stored - written) <= math.ulp(written)
+        return math.isclose(stored, written, rel_tol=1e-15)
     return stored == written
 
 
@@ -354,14 +369,15 @@ def test_empty_batches_do_nothing(store: VectorStore, there: Collection):
     assert store.count(there) == 0
 
 
-def test_more_points_than_one_request_takes(store: VectorStore, there: Collection):
-    many = [point(f"k{i}", float(i), whole=i) for i in range(2_500)]
+def test_more_points_than_one_request_takes(store: VectorStore, spec: CollectionSpec):
+    there = spec.collection
+    many = [point(f"k{i}", float(i), whole=i) for i in range(1_100)]
     store.write_if_newer(there, many, fence=1, mode="upsert")
-    store.set_payload_if_newer(there, {f"k{i}": {"whole": -i} for i in range(1_500)}, fence=2)
-    store.delete_if_newer(there, [f"k{i}" for i in range(1_200)], fence=3)
-    assert store.count(there) == 1_300
-    assert len(store.fetch(there, [one.key for one in many])) == 1_300
-    assert store.count(there, filters.parse({"whole": {"lt": 0}}, FIELDS)) == 300
+    store.set_payload_if_newer(there, {f"k{i}": {"whole": -i} for i in range(1_050)}, fence=2)
+    store.delete_if_newer(there, [f"k{i}" for i in range(1_020)], fence=3)
+    assert store.count(there) == 80
+    assert len(store.fetch(there, [one.key for one in many])) == 80
+    assert store.count(there, filters.parse({"whole": {"lt": 0}}, FIELDS)) == 30
 
 
 # -- conditional writes -------------------------------------------------------------------------
@@ -411,12 +427,11 @@ writes = st.tuples(
 
 @settings(generated, max_examples=60)
 @given(operations=st.lists(writes, max_size=14))
-def test_any_order_of_conditional_writes_ends_as_the_rule_says(store, operations):
-    spec = fresh_spec(fields={})
-    store.ensure_collection(spec)
+def test_any_order_of_conditional_writes_ends_as_the_rule_says(store, ground, operations):
+    empty(store, ground)
     model: dict[str, tuple[float, int, int]] = {}  # key -> vector, payload, fence
     for number, (verb, some, fence) in enumerate(operations):
-        apply(store, spec.collection, verb, some, fence, number)
+        apply(store, ground, verb, some, fence, number)
         for key in some:
             stored = model.get(key)
             if stored is not None and stored[2] >= fence:
@@ -427,13 +442,12 @@ def test_any_order_of_conditional_writes_ends_as_the_rule_says(store, operations
                 model[key] = (stored[0], number, fence)
             elif verb == "delete":
                 model.pop(key, None)
-    batches = store.scroll(spec.collection, vectors=["tower"], batch=2)
+    batches = store.scroll(ground, vectors=["tower"], batch=2)
     found = {
         one.key: (one.vectors["tower"][0], one.payload["n"], one.payload[FENCE_FIELD])
         for batch in batches
         for one in batch
     }
-    store.drop_collection(spec.collection.name)
     assert found == model
 
 
@@ -560,12 +574,12 @@ checked_filters = {"edge": 0, "memory": 0, "server": 0}
 
 @settings(generated, max_examples=60, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(seed=st.integers(0, 2**64 - 1))
-def test_generated_filters_mean_what_plain_python_says(store, filter_ground, seed):
-    there, fence = filter_ground
+def test_generated_filters_mean_what_plain_python_says(store, ground, seed):
+    there = ground
+    empty(store, there)
     rng = random.Random(seed)
     written = [point(f"k{i}", 1.0 + i, **payload(rng)) for i in range(10)]
-    store.delete_if_newer(there, keys(store, there), fence=next(fence))
-    store.write_if_newer(there, written, fence=next(fence), mode="upsert")
+    store.write_if_newer(there, written, fence=1, mode="upsert")
     for _ in range(8):
         where = filter_(rng)
         expected = sorted(one.key for one in written if filters.matches(where, one.payload))
@@ -584,14 +598,6 @@ def kind_of(store: VectorStore) -> str:
     if isinstance(store, EdgeStore):
         return "edge"
     return "memory" if store.name == "Qdrant in memory" else "server"
-
-
-@pytest.fixture(scope="session")
-def filter_ground(store: VectorStore):
-    spec = fresh_spec()
-    store.ensure_collection(spec)
-    yield spec.collection, itertools.count(1)
-    store.drop_collection(spec.collection.name)
 
 
 def test_enough_filters_were_generated(store: VectorStore):

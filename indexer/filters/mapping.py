@@ -83,11 +83,8 @@ class _Parser:
         """A mapping under a field: each of its operators must hold."""
         unknown = [key for key in said if key not in OPERATORS]
         if unknown or not said:
-            raise FilterError(
-                f"field {field!r}: {unknown[0]!r} is not an operator."
-                if unknown
-                else f"field {field!r}: the condition is empty. Operators: {', '.join(OPERATORS)}."
-            )
+            problem = f"{unknown[0]!r} is not an operator" if unknown else "the condition is empty"
+            raise FilterError(f"field {field!r}: {problem}. Operators: {', '.join(OPERATORS)}.")
         found: list[Filter] = []
         if bounds := {name: said[name] for name in BOUNDS if name in said}:
             found.append(values.between(bounds, field, kind))
