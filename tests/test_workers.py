@@ -225,6 +225,14 @@ def start_worker(folder: Path, **environment: str) -> subprocess.CompletedProces
     )
 
 
+def last_line(ended: subprocess.CompletedProcess[str]) -> str:
+    """What we say; Celery may have warned of something before (to run as root, for instance)."""
+    assert "Traceback" not in ended.stderr, ended.stderr
+    said = ended.stderr.splitlines()[-1]
+    assert said.startswith("twinspan: "), ended.stderr
+    return said
+
+
 def test_a_worker_without_a_broker_says_what_to_set(tmp_path: Path) -> None:
     ended = start_worker(tmp_path)
     assert ended.returncode == 2
@@ -235,16 +243,16 @@ def test_a_worker_without_a_database_says_what_to_set(tmp_path: Path) -> None:
     ended = start_worker(
         tmp_path, TWINSPAN_BROKER_URL="memory://", TWINSPAN_QDRANT_URL="http://127.0.0.1:6333"
     )
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
-    assert "TWINSPAN_DATABASE_URL=postgresql://" in ended.stderr
+    assert ended.returncode == 2
+    assert "TWINSPAN_DATABASE_URL=postgresql://" in last_line(ended)
 
 
 def test_a_pool_of_processes_over_edge_ends_with_one_line(tmp_path: Path) -> None:
     ended = start_worker(
         tmp_path, TWINSPAN_BROKER_URL="memory://", TWINSPAN_DATABASE_URL="postgresql://x@127.0.0.1/"
     )
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
-    assert "TWINSPAN_QDRANT_URL=" in ended.stderr
+    assert ended.returncode == 2
+    assert "TWINSPAN_QDRANT_URL=" in last_line(ended)
 
 
 # -- draining ---------------------------------------------------------------------------------
@@ -516,14 +524,13 @@ def _listens(engine: sa.Engine) -> bool:
         return bool(connection.scalar(sa.text(last)))
 
 
-def test_the_lock_is_free_as_soon_as_its_connection_is_closed(database_url: str) -> None:
+def test_the_lock_is_free_once_its_connection_is_closed(database_url: str) -> None:
     engine = watch.engine(database_url)
-    with Lock(engine) as one, Lock(engine) as other:
-        assert one.take()
-        assert not other.take()
-        with one:
-            pass
-        assert other.take()
+    with Lock(engine) as other:
+        with Lock(engine) as one:
+            assert one.take()
+            assert not other.take()
+        wait_until(other.take, within_s=5, what="the lock is free")
     engine.dispose()
 
 

@@ -57,6 +57,7 @@ class Handle:
         state.should_stop = None
 
     def _run(self) -> None:
+        self._app.set_current()  # of this thread alone; Celery's solo pool asks for it
         try:
             self._worker = self._app.WorkController(
                 pool="solo",

@@ -17,7 +17,7 @@ from typing import Self, cast
 import psycopg
 import sqlalchemy as sa
 
-from indexer import changes, database, entries, indexes, schema
+from indexer import changes, database, entries, indexes, schema, triggers
 from indexer.errors import DatabaseUnavailable, TwinspanError
 from indexer.settings import Settings
 from workers.bell import Bell
@@ -25,7 +25,6 @@ from workers.bell import Bell
 log = logging.getLogger(__name__)
 
 LEADER_LOCK = 7_204_003  # pg_try_advisory_lock key, one per database
-CHANNEL = "twinspan"  # what the triggers of a catalog attached with `notify` send to
 FOLLOW_S = 2.0  # how often those who do not lead try to
 PAUSE_S, PAUSE_MAX_S = 0.25, 5.0  # after an error, doubled each time in a row
 LISTEN_S = 0.5  # how long a stop may wait for a listener
@@ -158,7 +157,7 @@ class Lock:
 
     def listen(self) -> None:
         with database.translated(self._engine):
-            self._connection.execute(sa.text(f"LISTEN {CHANNEL}"))
+            self._connection.execute(sa.text(f"LISTEN {triggers.CHANNEL}"))
 
     def notified(self, seconds: float) -> bool:
         """Whether a notification came within that time."""
