@@ -33,6 +33,10 @@ def translated(store: str) -> Generator[None]:
         raise StoreUnavailable(f"{store} asks to wait: {cause}") from cause
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as cause:
         raise StoreUnavailable(f"{store} cannot be reached: {cause}.") from cause
+    except json.JSONDecodeError as cause:  # a proxy's page instead of the server's answer
+        raise StoreUnavailable(
+            f"{store} does not answer as Qdrant does. Check qdrant_url."
+        ) from cause
     except RuntimeError as cause:  # a closed client
         raise StoreUnavailable(f"{store}: {_first_line(cause)}") from cause
     except (ValueError, TypeError, KeyError, AssertionError) as cause:  # local mode, and models
