@@ -57,7 +57,7 @@ def train(
     """
     from encoders import train as training
 
-    options = _options(option)
+    options = _checked(family, _options(option))
     with parts.opened() as opened:
         data = _dataset(opened, catalog)
         checkpoint = _checkpoint(opened, family, catalog, {**options, "seed": seed})
@@ -181,6 +181,18 @@ def _options(pairs: Sequence[str] | None) -> dict[str, object]:
             raise UsageError(f"--option {pair!r}: write NAME=VALUE, for instance epochs=5.")
         found[name.strip()] = conditions.value_of(value.strip())
     return found
+
+
+def _checked(family: str, options: dict[str, object]) -> dict[str, object]:
+    """The same options. Raises UsageError for a family or an option that there is not."""
+    from encoders import families
+    from encoders.errors import TrainingFailed, UnknownFamily
+
+    try:
+        families.configure(family, options)
+    except (UnknownFamily, TrainingFailed) as cause:
+        raise UsageError(str(cause)) from cause
+    return options
 
 
 def _dataset(opened: parts.Parts, catalog: str) -> Dataset:
