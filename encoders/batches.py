@@ -95,6 +95,13 @@ def count(split: Split) -> int:
     return int(split.train.sum())
 
 
+def steps(split: Split, *, targets: int, windows: int) -> int:
+    """Batches of one epoch, on average over where its windows begin."""
+    counts = np.bincount(split.dataset.user[split.train])
+    expected = counts[counts > 0] / targets + 0.5
+    return max(1, round(float(np.maximum(expected, 1).sum()) / windows))
+
+
 def _spans(split: Split, targets: int, rng: np.random.Generator) -> IntArray:
     """(W, 3) event numbers: the user's first, the first target, the end of the targets. Training
     events are the first of each user."""

@@ -276,7 +276,9 @@ def read(
     return ContentEncoder(
         config=config,
         pipeline=features.from_json(stored, item_features, user_features).items,
-        frozen=text.read(folder / "text", device=device) if (folder / "text").is_dir() else None,
+        frozen=text.read(folder / "text", dimension=len(tensors["mean_text"]), device=device)
+        if (folder / "text").is_dir()
+        else None,
         statistics=Statistics(
             rarity={
                 name.removeprefix("rarity."): tensor

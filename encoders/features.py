@@ -137,7 +137,7 @@ def fit_scale(values: FloatArray) -> Scale:
     spread = (three - quarter) / 1.35 or float(known.std()) or abs(median) or 1.0
     edges = np.unique(np.quantile(known, np.linspace(0, 1, PIECES + 1)).astype(np.float32))
     if len(edges) < 2:
-        edges = np.asarray((edges[0] - spread, edges[0] + spread))
+        edges = np.asarray((median - spread, median + spread))
     return Scale(edges=tuple(float(e) for e in edges), median=median, spread=spread)
 
 

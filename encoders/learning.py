@@ -28,6 +28,7 @@ from encoders.errors import NotEnoughData
 from encoders.progress import Progress, Run
 from encoders.retrievalformer import RetrievalFormer
 
+FEWEST_EPOCHS, FEWEST_STEPS = 4, 600  # where the number of epochs is left to us
 REPORT_S = 0.5  # between two reports in the midst of an epoch
 
 
@@ -67,12 +68,13 @@ class _Learner:
         self.optimizer = torch.optim.AdamW(
             encoder.towers.parameters(), lr=self.config.learning_rate, weight_decay=0.01
         )
+        self.epochs = self.config.epochs or _enough_epochs(self.config, split)
         self.identity = _identity(encoder, split, run.seed)
 
     @property
     def finished(self) -> bool:
         stale = self.state.epoch - self.state.best_epoch
-        return self.state.epoch >= self.config.epochs or stale >= self.config.patience
+        return self.state.epoch >= self.epochs or stale >= self.config.patience
 
     def run_epoch(self) -> None:
         """One epoch, its validation and its checkpoint; then whoever watches is told."""
@@ -128,7 +130,7 @@ class _Learner:
         return total / seen, seen / (time.monotonic() - began)
 
     def _step(self, batch: Batch, done: float, steps: int) -> float:
-        rate = _learning_rate(self.config, self.state.epoch + done, steps)
+        rate = _learning_rate(self.config, self.state.epoch + done, self.epochs, steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         users = torch.as_tensor(batch.user, device=self.share.device)
@@ -143,7 +145,7 @@ class _Learner:
     def _report(self, *, done: float, loss: float, rate: float) -> Progress:
         return Progress(
             epoch=self.state.epoch + 1,
-            epochs=self.config.epochs,
+            epochs=self.epochs,
             done=done,
             loss=loss,
             examples_per_s=rate,
@@ -205,10 +207,14 @@ def _require(split: Split) -> None:
         )
 
 
-def _learning_rate(config: retrievalformer.Config, epochs: float, steps: int) -> float:
-    """Up in a straight line, then down to nothing by a cosine; `epochs` have passed."""
-    done = epochs / config.epochs
-    first = 1 / (steps * config.epochs)
+def _enough_epochs(config: retrievalformer.Config, split: Split) -> int:
+    steps = batches.steps(split, targets=config.targets, windows=config.windows)
+    return max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps))
+
+
+def _learning_rate(config: retrievalformer.Config, passed: float, epochs: int, steps: int) -> float:
+    """Up in a straight line, then down to nothing by a cosine; `passed` of the epochs are over."""
+    done, first = passed / epochs, 1 / (steps * epochs)
     rising = (done + first) / max(config.warm_up, first)
     falling = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return config.learning_rate * min(1.0, rising) * falling

@@ -96,7 +96,7 @@ class Config:
     windows: int = 32  # per step
     learning_rate: float = 5e-3
     warm_up: float = 0.05  # share of all steps
-    epochs: int = 6
+    epochs: int = 0  # at most; 0: four, or on little data as many as make 600 steps
     patience: int = 2  # epochs without a better validation recall
     validation_users: int = 2_000  # at most, drawn with the seed
 
@@ -358,6 +358,7 @@ class RetrievalFormer:
             "features": features.to_json(self.fitted.pipelines),
             "event_names": list(self.fitted.event_names),
             "values": values.to_json() if values else None,
+            "text_width": self.frozen.dimension if self.frozen else None,
         }
         (folder / "vocabularies.json").write_text(json.dumps(stored), encoding="ascii")
         state = {name: weight.cpu() for name, weight in self.towers.state_dict().items()}
@@ -450,7 +451,8 @@ def read(
         event_names=tuple(stored["event_names"]),
         values=Scale.from_json(stored["values"]) if stored["values"] else None,
     )
-    frozen = text.read(folder / "text", device=device) if (folder / "text").is_dir() else None
+    width = stored["text_width"]
+    frozen = text.read(folder / "text", dimension=width, device=device) if width else None
     encoder = RetrievalFormer(config=config, fitted=fitted, frozen=frozen, device=device)
     state = cast(Any, safetensors.torch).load_file(folder / "model.safetensors", device=device)
     try:

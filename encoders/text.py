@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,14 +39,16 @@ def clean(text: str, limit: int = CHARACTERS) -> str:
 
 
 class FrozenText:
-    """A sentence-transformers model that is only ever asked."""
+    """A sentence-transformers model that is only ever asked. It is loaded when it is first needed:
+    a process that encodes users only never waits for it."""
 
-    def __init__(self, model: SentenceTransformer) -> None:
-        self._model = model.eval()
-        self._model.requires_grad_(False)
-        dimension = model.get_embedding_dimension()
-        assert dimension is not None, "the model has no last layer of known width"
-        self.dimension: int = dimension
+    def __init__(self, load: Callable[[], SentenceTransformer], dimension: int) -> None:
+        self._load = load
+        self.dimension = dimension
+
+    @cached_property
+    def _model(self) -> SentenceTransformer:
+        return self._load().eval().requires_grad_(False)
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """(N, dimension), rows of length one; an empty text's row is zero. The same text gives
@@ -80,30 +83,41 @@ def load(name: str, *, device: str = "cpu") -> FrozenText:
     """The model of that name. Raises TrainingFailed when it is not to be had."""
     try:
         if name.startswith(WHEEL):
-            return FrozenText(_from_wheel(name.removeprefix(WHEEL), device))
-        return read(Path(name), device=device) if Path(name).is_dir() else _from_hub(name, device)
-    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as cause:
+            model = _from_wheel(name.removeprefix(WHEEL), device)
+        else:
+            model = (
+                _from_folder(Path(name), device) if Path(name).is_dir() else _from_hub(name, device)
+            )
+    except (AttributeError, ImportError, OSError, KeyError, RuntimeError, ValueError) as cause:
         reason = str(cause).partition("\n")[0]
         raise TrainingFailed(
             f"text model {name!r} cannot be loaded ({type(cause).__name__}: {reason}); name a "
             f"folder, a model that sentence-transformers can fetch, or {DEFAULT!r}"
         ) from cause
+    dimension = model.get_embedding_dimension()
+    if dimension is None:
+        raise TrainingFailed(f"text model {name!r} does not say how wide its vectors are")
+    return FrozenText(lambda: model, dimension)
 
 
-def read(folder: Path, *, device: str = "cpu") -> FrozenText:
-    """The model whose files lie in the folder; nothing is fetched and no code of it is run."""
+def read(folder: Path, *, dimension: int, device: str = "cpu") -> FrozenText:
+    """The model that `write` put into the folder."""
+    return FrozenText(lambda: _from_folder(folder, device), dimension)
+
+
+def _from_folder(folder: Path, device: str) -> SentenceTransformer:
+    """Nothing is fetched and no code of the folder is run."""
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(
+    return SentenceTransformer(
         str(folder), device=device, local_files_only=True, trust_remote_code=False
-    )
-    return FrozenText(model.float())
+    ).float()
 
 
-def _from_hub(name: str, device: str) -> FrozenText:
+def _from_hub(name: str, device: str) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
-    return FrozenText(SentenceTransformer(name, device=device, trust_remote_code=False).float())
+    return SentenceTransformer(name, device=device, trust_remote_code=False).float()
 
 
 def _from_wheel(package: str, device: str) -> SentenceTransformer:
@@ -114,9 +128,7 @@ def _from_wheel(package: str, device: str) -> SentenceTransformer:
     if package == "wordllama":
         return SentenceTransformer(modules=[_wordllama()], device=device)
     module: Any = importlib.import_module(package)
-    return SentenceTransformer(
-        str(module.get_model_path()), device=device, local_files_only=True, trust_remote_code=False
-    ).float()
+    return _from_folder(Path(module.get_model_path()), device)
 
 
 def _wordllama() -> Any:

@@ -25,7 +25,7 @@ from encoders.types import Feature
 
 VALUE_CHARACTERS = 200  # of a category's value are read
 WORDS = 64  # of a text are read, the first ones
-LARGEST = 3e38  # numbers beyond it are taken as it: float32 ends there
+LARGEST = 1e30  # numbers beyond it are taken as it, far within float32
 
 Record = tuple[str, Mapping[str, object]]  # who it is, for messages, and its features
 
@@ -131,5 +131,7 @@ _READERS: Mapping[str, Callable[[object], Any]] = {
 
 
 def _shown(value: object) -> str:
-    shown = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+    if not isinstance(value, str | float):  # an int may be too long for repr
+        return f"a value of type {type(value).__name__}"
+    shown = repr(value[:60] if isinstance(value, str) else value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
