@@ -206,7 +206,9 @@ def user_features(records: Sequence[Mapping[str, object]]) -> tuple[Feature, ...
         for name, value in record.items():
             if value is not None:
                 seen.setdefault(name, []).append(value)
-    kinds = [(name, _kind(seen[name])) for name in sorted(seen)]
+    kinds: list[tuple[str, FeatureKind | None]] = [
+        (name, _kind(seen[name])) for name in sorted(seen)
+    ]
     return tuple(Feature(name=name, kind=kind) for name, kind in kinds if kind is not None)
 
 

@@ -6,6 +6,7 @@ Every number shown is measured in the run; users, genres and filters are chosen 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,14 @@ if TYPE_CHECKING:
     from encoders.types import EncoderInfo
 
 FAMILY = "retrievalformer"
-CONFIG: dict[str, object] = {"epochs": 8, "patience": 2}  # about a minute on two cores
+CONFIG: Mapping[str, object] = {  # small steps and many: about a minute on two busy cores
+    "width": 48,
+    "layers": 1,
+    "targets": 50,
+    "windows": 12,
+    "learning_rate": 0.004,
+    "epochs": 3,
+}
 SEED = 7
 LOOK_S = 0.1
 SILENCE_S = 60.0  # without an item indexed until the demo gives up
@@ -41,10 +49,11 @@ def run(
     *,
     start_worker: StartWorker,
     data: Path | None = None,
+    config: Mapping[str, object] = CONFIG,
     console: Console | None = None,
 ) -> int:
     """The whole demo; returns 0 when index and catalog agree in the end, 1 when they do not.
-    `data` is any edition of MovieLens; None fetches MovieLens-100K. `start_worker` starts the
+    `data` is any edition of MovieLens; None fetches MovieLens-100K; `config` is the tower's. `start_worker` starts the
     Celery worker of this process (`workers.thread.start`)."""
     screen = Screen(console)
     began = time.monotonic()
@@ -55,15 +64,17 @@ def run(
     )
     with stage.opened(settings) as opened:
         dataset = _fill(screen, opened, data or _fetch(screen, settings))
-        encoder = _train(screen, opened, dataset)
+        encoder = _train(screen, opened, dataset, config)
         with stage.working(opened, start_worker):
             index = _index(screen, opened, encoder)
             with Retriever(
                 opened.store, alias="items", settings=opened.settings, engine=opened.engine
             ) as retriever:
+                retriever.recommend(k=1)  # loads the tower, so that no answer shown waits for it
                 _tell(screen, opened, dataset, retriever)
             comparison = _compare(screen, opened, index)
-        return _verdict(screen, opened, comparison, time.monotonic() - began)
+        _say_how_to_go_on(screen, opened, dataset)
+    return verdict(screen, comparison, time.monotonic() - began)
 
 
 # -- the steps -------------------------------------------------------------------------------------
@@ -94,7 +105,9 @@ def _fill(screen: Screen, opened: Services, data: Path) -> Dataset:
     return dataset
 
 
-def _train(screen: Screen, opened: Services, dataset: Dataset) -> EncoderInfo:
+def _train(
+    screen: Screen, opened: Services, dataset: Dataset, config: Mapping[str, object]
+) -> EncoderInfo:
     from encoders import train
 
     with screen.step("train") as step:
@@ -108,7 +121,7 @@ def _train(screen: Screen, opened: Services, dataset: Dataset) -> EncoderInfo:
             FAMILY,
             dataset,
             opened.settings.encoders_root,
-            config=CONFIG,
+            config=config,
             seed=SEED,
             progress=tell,
             threads=opened.settings.torch_threads,
@@ -170,6 +183,14 @@ def _tell(screen: Screen, opened: Services, dataset: Dataset, retriever: Retriev
     )
 
 
+def _say_how_to_go_on(screen: Screen, opened: Services, dataset: Dataset) -> None:
+    variable = f"TWINSPAN_DATA_DIR={opened.settings.data_dir}"
+    screen.chapter("Go on")
+    screen.say(f"{variable} twinspan recommend --user-key {dataset.user_keys[0]}")
+    screen.say(f"{variable} twinspan up    (the same over HTTP, and the worker)")
+    screen.say("Your own table: see README.md.")
+
+
 def _compare(screen: Screen, opened: Services, index: Index) -> Comparison:
     screen.chapter("Does the index say what the catalog says?")
     _wait(opened, index, None)
@@ -179,7 +200,8 @@ def _compare(screen: Screen, opened: Services, index: Index) -> Comparison:
     )
 
 
-def _verdict(screen: Screen, opened: Services, seen: Comparison, seconds: float) -> int:
+def verdict(screen: Screen, seen: Comparison, seconds: float) -> int:
+    """What the comparison found, on the screen; returns the exit code."""
     whole = seen.drift == 0 and seen.unusable == 0
     wrong = {
         "missing": seen.missing,
@@ -194,10 +216,5 @@ def _verdict(screen: Screen, opened: Services, seen: Comparison, seconds: float)
         + (f"; {said}." if said else ", and the index holds nothing else.")
         + f" The demo took {seconds:.0f} s.",
         good=whole,
-    )
-    folder = opened.settings.data_dir
-    screen.say(
-        f"Look around: [bold]TWINSPAN_DATA_DIR={folder} twinspan recommend --user-key 1[/], "
-        "or [bold]twinspan up[/] and its HTTP API. Your own table: README.md."
     )
     return AGREED if whole else DIFFERS

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from indexer import database
 from indexer.errors import TwinspanError
-from indexer.query import Hit, Query, Retriever
+from indexer.query import Query, Retriever
 
-LOOK_S = 0.002  # between two looks: the worker runs in this process and wants its turn
+LOOK_S = 0.005  # between two looks: the worker runs in this process and wants its turn
 GIVE_UP_S = 60.0
 
 
@@ -44,12 +44,6 @@ def until(holds: Callable[[], bool], *, since: float, what: str) -> Seen:
         if seconds > GIVE_UP_S:
             raise TwinspanError(f"{what} did not show within {GIVE_UP_S:.0f} s of its COMMIT.")
         time.sleep(LOOK_S)
-
-
-def hit(retriever: Retriever, key: str, *, user_key: str, where: object, k: int) -> Hit | None:
-    """The film as it stands in this recommendation, if it is in it."""
-    hits = retriever.recommend(user_key=user_key, where=where, k=k)
-    return next((one for one in hits if one.key == key), None)
 
 
 def middle_rank(

@@ -63,9 +63,11 @@ class Audience:
         self._keys = dataset.user_keys
         self._films = known
         self.genres = sorted({genre for film in known.values() for genre in film.genres})
+        self._of_rows = [known.get(item.key) for item in dataset.items]
+        self._views: list[int] = np.bincount(dataset.item, minlength=len(dataset.items)).tolist()
         of_item = np.zeros((len(dataset.items), len(self.genres)), dtype=np.float32)  # (N, G)
-        for row, item in enumerate(dataset.items):
-            for genre in known[item.key].genres if item.key in known else ():
+        for row, film in enumerate(self._of_rows):
+            for genre in film.genres if film is not None else ():
                 of_item[row, self.genres.index(genre)] = 1.0
         watched = np.zeros((len(self._keys), len(self.genres)), dtype=np.float32)  # (U, G)
         np.add.at(watched, dataset.user, of_item[dataset.item])
@@ -115,6 +117,14 @@ class Audience:
             if genre in film.genres and other not in film.genres
         )
         return sets.most_common(1)[0][0] if sets else (genre,)
+
+    def year_most_watched(self) -> int | None:
+        """The year that the most events are of: a film of that year is one among its like."""
+        years = Counter[int]()
+        for film, events in zip(self._of_rows, self._views, strict=True):
+            if film is not None and film.year is not None:
+                years[film.year] += events
+        return years.most_common(1)[0][0] if years else None
 
     def _with_taste(self) -> IntArray:
         """Rows of the users whose history is long enough to tell."""
