@@ -1,9 +1,9 @@
 """How a filtered search is done, so that it finds what an exact one finds.
 
 A graph walk under a filter can lose its way without a word: recall@20 of 0.08 was measured where
-10% of 100,000 clustered items pass, 0.67 under two combined filters of 1,000,000 even with ACORN. An
-exact scan of what passes is always right, so it is taken while it is fast: the store's own estimate
-of how many points pass decides (benchmarks/bench_search.py).
+10% of 100,000 clustered items pass, 0.67 under two combined filters of 1,000,000 even with ACORN.
+An exact scan of what passes is always right, so it is taken while it is fast: the store's own
+estimate of how many points pass decides (benchmarks/bench_search.py).
 """
 
 from __future__ import annotations
