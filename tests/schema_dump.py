@@ -22,7 +22,8 @@ WITHOUT_IDENTITY = """
 RELATIONS = f"""
     SELECT c.oid, c.oid::regclass::text, c.relkind::text, pg_get_partkeydef(c.oid), c.reloptions,
            c.relacl::text, c.relpersistence::text, c.relrowsecurity
-    {IN_SCHEMAS} AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') {WITHOUT_ALEMBIC} {WITHOUT_IDENTITY}
+    {IN_SCHEMAS} AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') {WITHOUT_ALEMBIC}
+    {WITHOUT_IDENTITY}
     ORDER BY n.nspname, c.relname
 """
 COLUMNS = """

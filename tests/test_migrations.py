@@ -141,14 +141,11 @@ def test_a_table_items_of_the_readers_own_is_left_alone(bare: sa.Engine) -> None
 def test_a_user_without_rights_on_schema_public_can_migrate(bare: sa.Engine, bare_url: str) -> None:
     role = f"twinspan_test_{os.getpid()}_owner"
     with psycopg.connect(bare_url, autocommit=True) as admin:
-        admin.execute(f"CREATE ROLE {role} LOGIN")
+        admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
         admin.execute(f"GRANT CREATE ON DATABASE {bare.url.database} TO {role}")
         admin.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-        theirs = database.engine(
-            bare.url.set(username=role)
-            .render_as_string(hide_password=False)
-            .replace("+psycopg", "")
-        )
+        url = sa.make_url(bare_url).set(username=role, password="secret")
+        theirs = database.engine(url.render_as_string(hide_password=False))
         try:
             assert schema.migrate(theirs) == schema.HEAD
         finally:
