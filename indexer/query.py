@@ -142,6 +142,10 @@ class Retriever:
         """What the alias names now. Raises CollectionMissing when it names nothing."""
         return self._pinned(self._live.resolve)
 
+    def load(self) -> None:
+        """The tower of the live index is loaded: the first query need not wait for it."""
+        self._pinned(lambda: self._live.tower(self._live.resolve()))
+
     def close(self) -> None:
         """Close what `connect` opened, and the database connections opened for `user_key`."""
         while self._owned:

@@ -14,6 +14,7 @@ from indexer.stores import Collection, VectorStore
 from indexer.towers import Tower, Towers
 
 FORMAT = 1  # of the metadata that an index keeps with its collection
+TOWERS_KEPT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Resolver:
         self._given = given
         self._towers = Towers(settings)
         self._known: Target | None = None
+        self._recent: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
     def resolve(self) -> Target:
@@ -63,7 +65,7 @@ class Resolver:
         """The tower that built the target. Raises EncoderMismatch when another one was given."""
         if self._given is None:
             tower = self._towers.get(target.encoder_id, target.encoder_uri)
-            self._towers.keep_only([target.encoder_id])
+            self._keep(target.encoder_id)
             return tower
         if self._given.id != target.encoder_id:
             raise EncoderMismatch(
@@ -72,6 +74,14 @@ class Resolver:
                 "Give it that encoder, or none: it then loads the right one."
             )
         return self._given
+
+    def _keep(self, encoder_id: str) -> None:
+        """Only the towers used last stay loaded: a promotion may be taken back."""
+        with self._lock:
+            if encoder_id in self._recent:
+                return
+            self._recent = (*self._recent, encoder_id)[-TOWERS_KEPT:]
+            self._towers.keep_only(self._recent)
 
     def _describe(self, name: str, aliases: Mapping[str, str]) -> Target:
         try:

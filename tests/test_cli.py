@@ -178,6 +178,24 @@ def test_a_closed_pipe_ends_in_silence() -> None:
     assert done.stderr == ""
 
 
+def test_an_interrupted_command_ends_quietly_with_130(shop: Twinspan) -> None:
+    """At the question that it asks: the one place where a test can be sure that it waits."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "indexer.cli", "drop", "1"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    assert b"Drop index 1" in process.stderr.read(20)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130
+    assert b"Traceback" not in rest
+    assert b"error" not in rest
+    assert len(json.loads(shop("status", "--json").out)["indexes"]) == 1
+
+
 # -- conditions as typed ---------------------------------------------------------------------------
 
 

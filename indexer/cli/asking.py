@@ -87,6 +87,7 @@ def similar(
             from indexer.query import Retriever
 
             retriever = Retriever(opened.store, alias=alias, settings=opened.settings)
+            retriever.load()  # so that the times shown are those of the query
             answer = retriever.similar(key, where=condition, k=k, exact=exact).as_dict()
     _show(answer, as_json=as_json)
 
@@ -96,6 +97,7 @@ def _retriever_answer(opened: parts.Parts, alias: str, query: Mapping[str, objec
 
     engine = opened.engine if query["user_key"] is not None else None
     retriever = Retriever(opened.store, alias=alias, settings=opened.settings, engine=engine)
+    retriever.load()
     return retriever.recommend_many([query])[0].as_dict()
 
 
@@ -126,8 +128,13 @@ def _fields(payloads: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def _values(payload: object, fields: Sequence[str]) -> list[object]:
+    """As they are: a year is not a count, so its digits stay together."""
     known = cast("Mapping[str, object]", payload)
-    return [known.get(name) for name in fields]
+    return [_whole(known.get(name)) for name in fields]
+
+
+def _whole(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _explain(answer: Answer) -> None:

@@ -83,7 +83,8 @@ def _embedded(opened: parts.Parts) -> str:
 def _database(opened: parts.Parts) -> str:
     with database.begin(opened.engine) as connection:
         version = connection.scalar(sa.text("SHOW server_version"))
-    return f"PostgreSQL {version} at {opened.engine.url.render_as_string(hide_password=True)}"
+    url = opened.engine.url.set(drivername="postgresql", query={})
+    return f"PostgreSQL {version} at {url.render_as_string(hide_password=True)}"
 
 
 def _schema(opened: parts.Parts) -> str:
