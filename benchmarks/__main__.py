@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def run(name: str) -> bool:
-    """The part's section is on the page. False when its script failed: the page keeps the old one."""
+    """The part's section is on the page. False when its script failed: the old one stays."""
     print(f"== {name}", file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.bench_{name}"], stdout=subprocess.PIPE, check=False

@@ -1,4 +1,4 @@
-"""Keep a vector index exactly in step with a PostgreSQL catalog. Importing this imports no torch."""
+"""Keep a vector index in step with a PostgreSQL catalog. Importing this imports no torch."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import psycopg
@@ -40,14 +40,14 @@ def engine(url: str, *, pool_size: int = 5) -> sa.Engine:
 
 
 @contextmanager
-def begin(engine: sa.Engine) -> Iterator[sa.Connection]:
+def begin(engine: sa.Engine) -> Generator[sa.Connection]:
     """A transaction: committed at the end, rolled back on any error, errors translated."""
     with translated(engine), engine.begin() as connection:
         yield connection
 
 
 @contextmanager
-def translated(engine: sa.Engine) -> Iterator[None]:
+def translated(engine: sa.Engine) -> Generator[None]:
     """Turn driver errors into ours; the address is shown without its password."""
     try:
         yield

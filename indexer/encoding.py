@@ -72,7 +72,7 @@ def _sort_out(
             failed[record.key] = problems[row]
             continue
         vectors = {spec.name: encoded.vectors[spec.name][row] for spec in specs}
-        payload = encoded.payload[row] if encoded.payload else {}
+        payload: Mapping[str, object] = encoded.payload[row] if encoded.payload else {}
         done[record.key] = Encoding(vectors=vectors, payload=payload)
 
 

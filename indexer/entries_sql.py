@@ -13,8 +13,9 @@ DUE = """wanted > written AND NOT quarantined AND due_at <= now()
           AND (lease_until IS NULL OR lease_until <= now())"""
 
 # The queue is read in the order of its index. Left to itself the planner, whose statistics of a
-# queue are always of another moment, gathers and sorts all dirty rows for each claim (41 ms instead
-# of 14 at 100,000 rows); and the price that it puts on the sorts that remain would wake the JIT (0.3 s).
+# queue are always of another moment, gathers and sorts all dirty rows for each claim (41 ms
+# instead of 14 at 100,000 rows); and the price that it puts on the sorts that remain would wake
+# the JIT (0.3 s).
 NEXT_FENCE = sa.text("""
     SELECT nextval('indexer.fences'), set_config('enable_sort', 'off', true),
            set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),

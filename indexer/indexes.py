@@ -54,23 +54,22 @@ class Index:
         return Collection(name=self.collection, catalog=self.catalog)
 
 
+_columns = tables.indexes.c
 _SELECT = sa.select(
-    tables.indexes.c[
-        "id",
-        "catalog_id",
-        "alias",
-        "encoder_id",
-        "collection",
-        "queue",
-        "state",
-        "backfill_cursor",
-        "backfill_done",
-        "error",
-        "created_at",
-        "live_at",
-        "standby_at",
-        "retired_at",
-    ],
+    _columns.id,
+    _columns.catalog_id,
+    _columns.alias,
+    _columns.encoder_id,
+    _columns.collection,
+    _columns.queue,
+    _columns.state,
+    _columns.backfill_cursor,
+    _columns.backfill_done,
+    _columns.error,
+    _columns.created_at,
+    _columns.live_at,
+    _columns.standby_at,
+    _columns.retired_at,
     tables.catalogs.c.name.label("catalog"),
     tables.encoders.c.uri.label("encoder_uri"),
     tables.encoders.c.family.label("encoder_family"),

@@ -7,7 +7,7 @@ moment either is seen by the backfill or is routed to the index.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -191,7 +191,7 @@ def _check_complete(engine: sa.Engine, index: Index) -> None:
 
 
 @contextmanager
-def _alias_lock(engine: sa.Engine, alias: str) -> Iterator[None]:
+def _alias_lock(engine: sa.Engine, alias: str) -> Generator[None]:
     """One promotion or drop per alias at a time, over all machines; held by a connection of its
     own, so that no transaction is open while the store works."""
     key = {"a": indexes.ALIAS_LOCK, "b": alias}

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     )
     broker_url: SecretStr | None = Field(
         default=None,
-        description="Celery broker, redis:// or amqp://. Empty: inside the process of `twinspan up`.",
+        description="Celery broker, redis:// or amqp://. Empty: inside `twinspan up`.",
     )
     encoders_uri: str | None = Field(
         default=None,
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         default=512,
         ge=1,
         le=10_000,
-        description="Items claimed, encoded and written together. Low: overhead; high: long leases.",
+        description="Items claimed, encoded, written together. Low: overhead; high: long leases.",
     )
     batch_bytes: int = Field(
         default=4_000_000,
@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         default=10,
         gt=0,
         le=600,
-        description="Seconds until a request to the vector store is given up. Keep it below lease_s.",
+        description="Seconds until a request to the vector store is given up; at most half of lease_s.",
     )
     max_attempts: int = Field(
         default=5,
@@ -154,8 +154,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class names it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from hashing import HashingEncoder, info
-from indexer.stores.qdrant import QdrantStore
 
 from indexer import catalog, database, entries, indexes, reindex, spec, sync, verify
 from indexer.errors import IndexStateError, StoreUnavailable
@@ -19,6 +18,7 @@ from indexer.indexes import Index
 from indexer.settings import Settings
 from indexer.stores import VectorStore
 from indexer.stores.edge import EdgeStore
+from indexer.stores.qdrant import QdrantStore
 from indexer.towers import Towers
 
 
