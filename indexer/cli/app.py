@@ -15,7 +15,8 @@ from indexer.cli import asking, data, health, psql, rollout, running, training
 from indexer.errors import TwinspanError, UsageError
 
 DONE, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
-CHATTY = ("httpx", "httpcore", "amqp", "kombu", "celery", "asyncio", "urllib3")
+CHATTY = ("httpx", "httpcore", "amqp", "celery", "asyncio", "urllib3")
+ALARMIST = ("kombu",)  # warns of a host name that the broker inside this process lacks
 
 app = typer.Typer(
     name="twinspan",
@@ -105,6 +106,8 @@ def _log_to_stderr(*, debug: bool) -> None:
     )
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ALARMIST:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _silence_stdout() -> None:
