@@ -350,6 +350,8 @@ def _check_type(catalog: Relation, column: Column, source: Source, place: str) -
     where = f"{place}: {catalog.name}.{column.name} is {column.type}"
     if column.scalar_type == "bytea" and place != "key":
         raise SpecError(f"{where}: bytes cannot be read as a value. Leave the column out.")
+    if column.is_array and place == "key":
+        raise SpecError(f"{where}: a key is one value. Name another column as `key`.")
     if source.path and not column.is_json:
         raise SpecError(f"{where}, not JSON: {str(source)!r} has nothing to go into.")
     kind = getattr(source, "kind", None)
