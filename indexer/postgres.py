@@ -16,17 +16,13 @@ user may not (a root's home, a temporary directory).
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -34,6 +30,7 @@ import psycopg
 
 from indexer import pgdata, watchdog
 from indexer.errors import EmbeddedError
+from indexer.pgprogram import LOG_NAME, Place, Program
 
 USER = "twinspan"
 DATABASE = "twinspan"
@@ -42,8 +39,6 @@ READY_S = 300.0  # crash recovery of a large cluster takes its time
 LOGIN_S = 15.0  # from there until the first connection
 TAKEOVER_S = 60.0  # until the server of an owner that was killed has stopped
 PORT_TRIES = 5
-LOG_TAIL_LINES = 12
-LOG_BYTES_MAX = 5_000_000
 
 DURABLE: Mapping[str, str] = {"fsync": "on", "synchronous_commit": "on"}
 # A commit still reaches the system before it is acknowledged, so a kill -9 loses none.
@@ -70,7 +65,7 @@ INITDB = (
 class Server:
     """A running PostgreSQL that belongs to this process. `stop` it, or leave its `with` block."""
 
-    def __init__(self, *, url: str, folder: Path, program: _Program, lock: watchdog.Lock) -> None:
+    def __init__(self, *, url: str, folder: Path, program: Program, lock: watchdog.Lock) -> None:
         self.url = url
         self.folder = folder
         self._program = program
@@ -160,27 +155,11 @@ def holder(folder: Path) -> str | None:
     return watchdog.Lock(folder.absolute() / "owner.lock").held_by()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Place:
-    """The folder, the binaries that run on it, and whom they run as."""
-
-    folder: Path
-    programs: Path
-    account: pgdata.Account | None
-
-    @property
-    def cluster(self) -> Path:
-        return self.folder / "data"
-
-    def command(self, name: str, *arguments: str) -> list[str]:
-        return [str(self.programs / pgdata.program(name)), *arguments]
-
-
-def _place(folder: Path) -> _Place:
+def _place(folder: Path) -> Place:
     programs = pgdata.binaries()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return _Place(folder=folder, programs=programs, account=pgdata.account(folder, programs))
+        return Place(folder=folder, programs=programs, account=pgdata.account(folder, programs))
     except OSError as cause:
         raise EmbeddedError(_failure(folder, str(cause))) from cause
 
@@ -208,7 +187,7 @@ def _take_over(folder: Path) -> watchdog.Lock:
     return lock
 
 
-def _ensure_cluster(place: _Place, *, fsync: bool) -> None:
+def _ensure_cluster(place: Place, *, fsync: bool) -> None:
     """There is a cluster that these binaries can run as this account; made when there is none."""
     _wait_until_gone(place.cluster)
     pgdata.check_version(place.cluster, place.programs)
@@ -223,7 +202,7 @@ def _ensure_cluster(place: _Place, *, fsync: bool) -> None:
     pgdata.forget_dead_server(place.cluster)
 
 
-def _initialise(place: _Place, *, fsync: bool) -> None:
+def _initialise(place: Place, *, fsync: bool) -> None:
     """A new cluster, whole or not there at all: it is made beside its place and moved into it."""
     unfinished = place.folder / "data.new"
     pgdata.remove(unfinished)
@@ -235,7 +214,7 @@ def _initialise(place: _Place, *, fsync: bool) -> None:
     pgdata.write_private(handover, password, place.account)
     sync = () if fsync else ("--no-sync",)
     try:
-        program = _Program(
+        program = Program(
             place,
             place.command(
                 "initdb", f"--pgdata={unfinished}", f"--pwfile={handover}", *INITDB, *sync
@@ -251,7 +230,7 @@ def _initialise(place: _Place, *, fsync: bool) -> None:
     unfinished.rename(place.cluster)
 
 
-def _serve(place: _Place, options: Mapping[str, str], port: int) -> tuple[_Program, str]:
+def _serve(place: Place, options: Mapping[str, str], port: int) -> tuple[Program, str]:
     """A watched PostgreSQL that answers, and its address."""
     password = pgdata.read_password(place.folder) or ""
     settings = [f"--{name}={value}" for name, value in options.items()]
@@ -259,7 +238,7 @@ def _serve(place: _Place, options: Mapping[str, str], port: int) -> tuple[_Progr
     for left in reversed(range(tries)):
         chosen = port or _free_port()
         arguments = ("-D", str(place.cluster), "-p", str(chosen), *settings)
-        program = _Program(place, place.command("postgres", *arguments))
+        program = Program(place, place.command("postgres", *arguments))
         if _became_ready(place, program, _url(chosen, password, "postgres")):
             return program, _url(chosen, password, DATABASE)
         said = program.said()
@@ -271,7 +250,7 @@ def _serve(place: _Place, options: Mapping[str, str], port: int) -> tuple[_Progr
     raise AssertionError(f"{tries} tries")
 
 
-def _became_ready(place: _Place, program: _Program, url: str) -> bool:
+def _became_ready(place: Place, program: Program, url: str) -> bool:
     """Whether it answers and has our database; False when it ended instead. Stopped otherwise."""
     try:
         ready = _wait_until_ready(place, program, url)
@@ -286,7 +265,7 @@ def _became_ready(place: _Place, program: _Program, url: str) -> bool:
     return ready
 
 
-def _wait_until_ready(place: _Place, program: _Program, url: str) -> bool:
+def _wait_until_ready(place: Place, program: Program, url: str) -> bool:
     """Whether it became ready; False when it ended instead. Recovery after a crash takes its time,
     but once it says that it is ready, it must let us in."""
     deadline = time.monotonic() + READY_S
@@ -303,74 +282,6 @@ def _wait_until_ready(place: _Place, program: _Program, url: str) -> bool:
         time.sleep(0.02)
     reason = f"it runs but does not let us in: {refusal}" if refusal else "it was never ready"
     raise EmbeddedError(_failure(place.folder, reason, program.said()))
-
-
-class _Program:
-    """A command run by a watchdog, which ends it when this process ends."""
-
-    def __init__(self, place: _Place, command: Sequence[str]) -> None:
-        self._log = place.folder / "postgres.log"
-        if self._log.exists() and self._log.stat().st_size > LOG_BYTES_MAX:
-            self._log.replace(self._log.with_suffix(".log.1"))
-        with self._log.open("ab") as log:
-            self._begins_at = log.tell()
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", watchdog.__file__, _job(place, command)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=place.folder,
-                env=_environment(),
-                start_new_session=True,  # Ctrl-C is for us; PostgreSQL stops after its users
-                bufsize=0,
-            )
-
-    def status(self) -> int | None:
-        return self._process.poll()
-
-    def call_ready(self) -> None:
-        """From now on it is started again should it die."""
-        if self._process.stdin is not None:
-            self._process.stdin.write(b"r")
-
-    def wait(self) -> int:
-        """Its exit status, when it ends by itself; it is stopped when we are interrupted."""
-        try:
-            return self._process.wait()
-        finally:
-            self.stop()
-
-    def stop(self) -> None:
-        """It has stopped, in order."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-
-    def forget(self) -> None:
-        """In a forked child: it is the parent's, and ends with the parent."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.returncode = 0
-
-    def said(self) -> str:
-        """The end of what it wrote to the log."""
-        with self._log.open("rb") as log:
-            log.seek(self._begins_at)
-            lines = log.read().decode(errors="replace").splitlines()
-        return "\n".join(lines[-LOG_TAIL_LINES:])
-
-
-def _job(place: _Place, command: Sequence[str]) -> str:
-    who = place.account and dataclasses.asdict(place.account)
-    stop = place.command("pg_ctl", "stop", "-m", "fast", "-D", str(place.cluster))
-    lock = str(place.folder / "server.lock")
-    return json.dumps({"command": command, "lock": lock, "stop": stop, **(who or {})})
-
-
-def _environment() -> dict[str, str]:
-    """Ours, without the variables that PostgreSQL would take orders from."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return {**kept, "LC_ALL": "C"}
 
 
 def _wait_until_gone(cluster: Path) -> None:
@@ -430,5 +341,5 @@ def _failure(folder: Path, reason: str, said: str = "") -> str:
         remedy = " The disk is full: make room, or set TWINSPAN_DATA_DIR to another one."
     elif "Permission denied" in reason + said:
         remedy = " A permission is missing: make the folder ours, or set TWINSPAN_DATA_DIR."
-    log = f" {folder / 'postgres.log'} ends:\n{said}" if said else ""
+    log = f" {folder / LOG_NAME} ends:\n{said}" if said else ""
     return f"the embedded PostgreSQL in {folder} could not be started: {reason}.{remedy}{log}"
