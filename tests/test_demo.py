@@ -79,7 +79,7 @@ def test_the_demo_tells_its_whole_story_and_everything_agrees(
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", printed(console))
     assert code == demo.AGREED
     assert f"{FILMS} films, {USERS} users, {USERS * EVENTS:,} ratings" in text
-    assert f"{FILMS} of {FILMS} films agree" in text
+    assert f"{FILMS} of {FILMS} films agree with their rows" in text
     for word in ("INSERT", "UPDATE", "DELETE"):
         assert re.search(rf"{word}\s+\d+ ms\s+\d+", text), word
     first, second = ([int(rank) for rank in found] for found in re.findall(RANKS, text))

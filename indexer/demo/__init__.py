@@ -6,13 +6,13 @@ Every number shown is measured in the run; users, genres and filters are chosen 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from indexer import catalog, importing, indexes, reindex, spec, training_data, verify
+from indexer import catalog, importing, reindex, spec, training_data, verify
 from indexer.demo import fetching, people, stage, story
 from indexer.demo.people import Audience
 from indexer.demo.screen import Screen
@@ -53,14 +53,15 @@ def run(
     console: Console | None = None,
 ) -> int:
     """The whole demo; returns 0 when index and catalog agree in the end, 1 when they do not.
-    `data` is any edition of MovieLens; None fetches MovieLens-100K; `config` is the tower's. `start_worker` starts the
-    Celery worker of this process (`workers.thread.start`)."""
+
+    `data` is any edition of MovieLens; None fetches MovieLens-100K. `config` is the towers'.
+    `start_worker` starts the Celery worker of this process (`workers.thread.start`)."""
     screen = Screen(console)
     began = time.monotonic()
     screen.headline(
         "Twinspan",
         "A PostgreSQL catalog, a vector index that follows it, and a recommender's two towers "
-        "between them. Everything runs in this process; every number is measured now.",
+        "between them. Nothing but this command runs; every number is measured now.",
     )
     with stage.opened(settings) as opened:
         dataset = _fill(screen, opened, data or _fetch(screen, settings))
@@ -73,8 +74,9 @@ def run(
                 retriever.recommend(k=1)  # loads the tower, so that no answer shown waits for it
                 _tell(screen, opened, dataset, retriever)
             comparison = _compare(screen, opened, index)
-        _say_how_to_go_on(screen, opened, dataset)
-    return verdict(screen, comparison, time.monotonic() - began)
+    code = verdict(screen, comparison, time.monotonic() - began)
+    _say_how_to_go_on(screen, opened, dataset)
+    return code
 
 
 # -- the steps -------------------------------------------------------------------------------------
@@ -152,12 +154,14 @@ def _index(screen: Screen, opened: Services, encoder: EncoderInfo) -> Index:
     return index
 
 
-def _wait(opened: Services, index: Index, tell: object) -> int:
+def _wait(
+    opened: Services, index: Index, tell: Callable[[float, float | None, str], None] | None
+) -> int:
     """Every item is indexed. Raises TwinspanError when nothing moves any more."""
     dirty, since = -1, time.monotonic()
     while True:
         now = reindex.progress(opened.engine, index.id)
-        if callable(tell):
+        if tell is not None:
             tell(now.done, now.total, f"{now.done:,} films")
         if now.complete:
             return now.done
@@ -185,19 +189,21 @@ def _tell(screen: Screen, opened: Services, dataset: Dataset, retriever: Retriev
 
 def _say_how_to_go_on(screen: Screen, opened: Services, dataset: Dataset) -> None:
     variable = f"TWINSPAN_DATA_DIR={opened.settings.data_dir}"
-    screen.chapter("Go on")
-    screen.say(f"{variable} twinspan recommend --user-key {dataset.user_keys[0]}")
-    screen.say(f"{variable} twinspan up    (the same over HTTP, and the worker)")
-    screen.say("Your own table: see README.md.")
+    screen.say(f"Go on: {variable} twinspan recommend --user-key {dataset.user_keys[0]}")
+    screen.say(f"       {variable} twinspan up   (worker and HTTP API)")
+    screen.say("Your own table: README.md.")
 
 
 def _compare(screen: Screen, opened: Services, index: Index) -> Comparison:
     screen.chapter("Does the index say what the catalog says?")
-    _wait(opened, index, None)
-    tower = opened.towers.get(index.encoder_id, index.encoder_uri)
-    return verify.compare(
-        opened.engine, opened.store, indexes.get(opened.engine, index.id), tower=tower
-    )
+    with screen.step("compare") as step:
+        _wait(opened, index, None)
+        tower = opened.towers.get(index.encoder_id, index.encoder_uri)
+        seen = Comparison(vectors_checked=True)
+        for looked in verify.compare_steps(opened.engine, opened.store, index, seen, tower=tower):
+            step.at(looked, None, f"{looked:,} rows and points")
+        step.result = "every row read and encoded again, every point looked at"
+    return seen
 
 
 def verdict(screen: Screen, seen: Comparison, seconds: float) -> int:
@@ -212,8 +218,8 @@ def verdict(screen: Screen, seen: Comparison, seconds: float) -> int:
     }
     said = ", ".join(f"{count:,} {kind}" for kind, count in wrong.items() if count)
     screen.verdict(
-        f"{seen.agree:,} of {seen.items:,} films agree, every row read again and encoded again"
-        + (f"; {said}." if said else ", and the index holds nothing else.")
+        f"{seen.agree:,} of {seen.items:,} films agree with their rows in PostgreSQL, payload and "
+        + (f"vectors; {said}." if said else "vectors, and the index holds nothing else.")
         + f" The demo took {seconds:.0f} s.",
         good=whole,
     )

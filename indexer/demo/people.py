@@ -126,6 +126,11 @@ class Audience:
                 years[film.year] += events
         return years.most_common(1)[0][0] if years else None
 
+    def year_of_old_films(self) -> int:
+        """A quarter of the films is of that year or older."""
+        years = [film.year for film in self._films.values() if film.year is not None]
+        return int(np.quantile(years, 0.25)) if years else 2000
+
     def _with_taste(self) -> IntArray:
         """Rows of the users whose history is long enough to tell."""
         if not len(self.events):

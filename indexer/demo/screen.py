@@ -58,6 +58,10 @@ class Screen:
         """A line of prose; Rich's markup counts."""
         self.console.print(text if self.fancy else Text.from_markup(text).plain)
 
+    def note(self, text: str) -> None:
+        """A remark that may be overlooked."""
+        self.console.print(Text(text, style="dim italic"))
+
     def sql(self, statement: str) -> None:
         """The statement as it was run."""
         if self.fancy:
@@ -69,13 +73,9 @@ class Screen:
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = ""
     ) -> None:
         """Columns whose name begins with # are aligned right, and lose the #."""
-        table = Table(
-            title=title or None,
-            title_justify="left",
-            title_style="bold",
-            box=box.SIMPLE_HEAD if self.fancy else None,
-            pad_edge=False,
-        )
+        if title:  # a table's own title would be wrapped to the table's width
+            self.console.print(Text(title, style="bold"))
+        table = Table(box=box.SIMPLE_HEAD if self.fancy else None, pad_edge=False)
         for column in columns:
             right = column.startswith("#")
             table.add_column(column.lstrip("#"), justify="right" if right else "left")
