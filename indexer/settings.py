@@ -82,7 +82,8 @@ class Settings(BaseSettings):
         default=10,
         gt=0,
         le=600,
-        description="Seconds until a request to the vector store is given up; at most half of lease_s.",
+        description="Seconds until a request to the vector store is given up. "
+        "At most half of lease_s.",
     )
     max_attempts: int = Field(
         default=5,

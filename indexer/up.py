@@ -24,6 +24,7 @@ from indexer.http import Api, make_app
 from indexer.http_guard import is_loopback
 from indexer.http_server import HttpServer
 from indexer.settings import Settings
+from indexer.tending import Tender
 from indexer.watchdog import Lock
 
 WORKER = "workers.thread:start"  # (settings, services) -> Worker
@@ -80,6 +81,10 @@ def started(settings: Settings) -> Generator[Running]:
         worker = _start_worker(settings, services)
         if worker is not None:
             closing.callback(worker.stop)
+        if settings.qdrant_url is None:
+            tender = Tender(services.engine, services.store)
+            closing.callback(tender.stop)
+            tender.start()
         api = Api(services, worker_alive=lambda: worker is None or worker.alive)
         closing.callback(api.close)
         api.start()

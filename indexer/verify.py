@@ -7,8 +7,10 @@ queue is empty, or look again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import sqlalchemy as sa
@@ -21,6 +23,7 @@ from indexer.stores import KEY_FIELD, StoredPoint, Vector, VectorStore
 from indexer.towers import Tower
 
 CHUNK = 1_000  # items compared at a time
+DIGITS = 1e-14  # relative, between a stored number and the row's
 TOLERANCE = 1e-4  # between a stored component and a freshly encoded one
 EXAMPLES = 10  # keys kept per kind of difference
 
@@ -112,13 +115,30 @@ def _verdict(item: Item, point: StoredPoint | None, fresh: Mapping[str, Vector])
         return "unusable"
     if point is None:
         return "missing"
-    if {name: value for name, value in point.payload.items() if name[0] != "_"} != dict(
-        item.payload
-    ):
+    shown = {name: value for name, value in point.payload.items() if not name.startswith("_")}
+    if not same_payload(shown, item.payload):
         return "stale_payload"
     if any(not same_vector(point.vectors[name], vector) for name, vector in fresh.items()):
         return "stale_vector"
     return "agree"
+
+
+def same_payload(stored: object, fresh: object) -> bool:
+    """Equal, floats up to DIGITS: stores keep payloads as JSON text."""
+    if isinstance(stored, Mapping) and isinstance(fresh, Mapping):
+        left = cast("Mapping[str, object]", stored)
+        right = cast("Mapping[str, object]", fresh)
+        return left.keys() == right.keys() and all(
+            same_payload(value, right[name]) for name, value in left.items()
+        )
+    if isinstance(stored, list) and isinstance(fresh, list):
+        pairs = list(zip(cast("list[object]", stored), cast("list[object]", fresh), strict=False))
+        return len(pairs) == max(len(stored), len(fresh)) and all(same_payload(*p) for p in pairs)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(stored, bool) or isinstance(fresh, bool):
+        return stored is fresh
+    if isinstance(stored, float) and isinstance(fresh, float | int):
+        return math.isclose(stored, fresh, rel_tol=DIGITS)
+    return stored == fresh
 
 
 def same_vector(stored: Vector, fresh: Vector) -> bool:

@@ -426,3 +426,11 @@ def test_verify_sees_each_kind_of_difference(world: World) -> None:
     assert seen.stale_payload + seen.stale_vector == 2
     assert seen.examples["missing"] == ["k0"]
     assert seen.examples["extra"] == ["k2"]
+
+
+def test_verify_compares_numbers_as_far_as_stores_keep_them() -> None:
+    fresh = {"price": 0.1 + 0.2, "tags": ["a", "b"], "ok": True, "n": 1, "at": {"lat": 1.5}}
+    assert verify.same_payload({**fresh, "price": 0.3}, fresh)
+    for change in ({"price": 0.31}, {"tags": ["a"]}, {"ok": 1}, {"n": 2}, {"at": {"lat": 2.5}}):
+        assert not verify.same_payload({**fresh, **change}, fresh), change
+    assert not verify.same_payload({"price": 0.3}, fresh)
