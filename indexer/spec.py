@@ -25,7 +25,8 @@ NAME = re.compile(
 FIELD = re.compile(r"[^\W_][\w-]{0,62}")  # no dots: a field's name is one step of a payload path
 SPEC_BYTES = 1_000_000
 
-_IDENTIFIER = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^".\s][^".]*?))\s*(\.|$)')
+_IDENTIFIER = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^".\s][^".]*?))\s*(\.|\Z)')
+_PLAIN = re.compile(r'[^".\s](?:[^".]*[^".\s])?')
 
 
 class TableName(NamedTuple):
@@ -295,8 +296,8 @@ def _source(name: str, raw: object, where: str) -> object:
         raise ValueError(f"{where}: give `from`, or for two columns of a place `lat` and `lon`")
     if "lat" in source:
         source["lon"] = _column_and_path(source["lon"], where)
-    at = source.pop("from", None) or source.pop("lat", None)
-    return {**source, **(_column_and_path(at, where) if at is not None else {"column": name})}
+    at = [source.pop(place) for place in ("from", "lat") if place in source]
+    return {**source, **(_column_and_path(at[0], where) if at else {"column": name})}
 
 
 def _returned(raw: Mapping[str, Any]) -> object:
@@ -325,7 +326,11 @@ def _returned(raw: Mapping[str, Any]) -> object:
 def _column_and_path(at: object, where: str) -> dict[str, Any]:
     """ "column.key.key", or ["column", "key", ...] for names that have dots themselves."""
     steps = at.split(".") if isinstance(at, str) else at
-    if not isinstance(steps, list) or not all(isinstance(one, str) and one for one in steps):  # pyright: ignore[reportUnknownVariableType]
+    if (
+        not isinstance(steps, list)
+        or not steps
+        or not all(isinstance(one, str) and one for one in steps)
+    ):  # pyright: ignore[reportUnknownVariableType]
         raise ValueError(
             f'{where}: {at!r} is no place to read; write "column", "column.key" or '
             '["column", "key"]'
@@ -339,7 +344,7 @@ def _place(source: Source) -> tuple[str, tuple[str, ...]]:
 
 
 def _is_plain(name: str) -> bool:
-    return not set(name) & set('". \t\n\r\f\v')
+    return _PLAIN.fullmatch(name) is not None
 
 
 def _quoted(name: str) -> str:
