@@ -504,10 +504,13 @@ class up:  # reads as the command
             text=True,
         )
         assert self._process.stderr is not None
+        said: list[str] = []
         for line in self._process.stderr:
+            said.append(line)
             if "serving on" in line:
                 return
-        raise AssertionError(f"`twinspan up` ended with {self._process.wait()}")
+        self._process.stderr.close()
+        raise AssertionError(f"`twinspan up` ended with {self._process.wait()}: {said[-5:]}")
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGINT)
