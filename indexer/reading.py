@@ -62,35 +62,37 @@ class Select:
     key_type: str
 
     @property
-    def key(self) -> sa.ColumnClause[Any]:
-        return sa.column(sa.quoted_name(self.spec.key, quote=True))
-
-    @property
-    def table(self) -> sa.TableClause:
+    def table(self) -> sa.FromClause:
+        """Under an alias, so that every column is written with it: ORDER BY takes a bare name for
+        that of a result, here the key's text, which sorts otherwise than the key."""
         schema, name = self.spec.table_name
-        return sa.table(sa.quoted_name(name, quote=True), schema=sa.quoted_name(schema, quote=True))
+        table = sa.table(
+            sa.quoted_name(name, quote=True),
+            *[_column(column) for column in (self.spec.key, *self.spec.columns)],
+            schema=sa.quoted_name(schema, quote=True),
+        )
+        return table.alias("item")
 
     def by_keys(self) -> Statement:
         """The rows of `:keys`: the key's text, and JSON arrays of `rows.places`."""
-        values = [_value(*place) for place in rows.places(self.spec)]
+        table = self.table
+        values = [_value(table.c[column], path) for column, path in rows.places(self.spec)]
         arrays = [
             sa.cast(sa.func.json_build_array(*values[start : start + ARGUMENTS]), sa.Text)
             for start in range(0, len(values), ARGUMENTS)
         ]
         keys = sa.cast(sa.bindparam("keys", type_=ARRAY(sa.Text)), ARRAY(sa.Text))
         typed = sa.cast(keys, _Named(f"{self.key_type}[]"))
-        text = sa.cast(self.key, sa.Text).label("item_key")
-        return sa.select(text, *arrays).select_from(self.table).where(self.key == sa.any_(typed))
+        key = table.c[self.spec.key]
+        return sa.select(_text(key), *arrays).where(key == sa.any_(typed))
 
     def keys_after(self, after: str | None, limit: int) -> Statement:
         """The next keys' text, in the key's own order, which its index gives."""
-        statement = sa.select(sa.cast(self.key, sa.Text)).select_from(self.table)
+        key = self.table.c[self.spec.key]
+        statement = sa.select(_text(key)).order_by(key).limit(limit)
         if after is None:
-            statement = statement.where(self.key.is_not(None))
-        else:
-            given = sa.cast(sa.cast(after, sa.Text), _Named(self.key_type))
-            statement = statement.where(self.key > given)
-        return statement.order_by(self.key).limit(limit)
+            return statement.where(key.is_not(None))
+        return statement.where(key > sa.cast(sa.cast(after, sa.Text), _Named(self.key_type)))
 
 
 def read(engine: sa.Engine, select: Select, keys: Iterable[str]) -> dict[str, Row]:
@@ -117,7 +119,7 @@ def scan(engine: sa.Engine, select: Select, *, after: str | None, limit: int) ->
 
 def count(engine: sa.Engine, select: Select) -> int:
     """How many rows have a key."""
-    statement = sa.select(sa.func.count(select.key)).select_from(select.table)
+    statement = sa.select(sa.func.count(select.table.c[select.spec.key]))
     return _fetch(engine, select, statement, {})[0][0]
 
 
@@ -172,12 +174,16 @@ def _row(spec: CatalogSpec, documents: Sequence[str | None], times: int) -> Row:
     return Row(features=features, payload=payload)
 
 
-def _value(column: str, path: Sequence[str]) -> sa.ColumnElement[Any]:
-    found: sa.ColumnClause[Any] = sa.column(sa.quoted_name(column, quote=True))
-    if not path:
-        return found
-    steps = sa.cast(list(path), ARRAY(sa.Text))
-    return found.op("#>")(steps)
+def _column(name: str) -> sa.ColumnClause[Any]:
+    return sa.column(sa.quoted_name(name, quote=True))
+
+
+def _text(key: sa.ColumnElement[Any]) -> sa.Label[str]:
+    return sa.cast(key, sa.Text).label("item_key")
+
+
+def _value(column: sa.ColumnElement[Any], path: Sequence[str]) -> sa.ColumnElement[Any]:
+    return column.op("#>")(sa.cast(list(path), ARRAY(sa.Text))) if path else column
 
 
 def _possible(key: str) -> bool:

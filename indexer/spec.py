@@ -325,18 +325,18 @@ def _returned(raw: Mapping[str, Any]) -> object:
 
 def _column_and_path(at: object, where: str) -> dict[str, Any]:
     """ "column.key.key", or ["column", "key", ...] for names that have dots themselves."""
-    steps = at.split(".") if isinstance(at, str) else at
-    if (
-        not isinstance(steps, list)
-        or not steps
-        or not all(isinstance(one, str) and one for one in steps)
-    ):  # pyright: ignore[reportUnknownVariableType]
+    steps: list[object] = []
+    if isinstance(at, str):
+        steps += at.split(".")
+    elif isinstance(at, list):
+        steps += cast("list[object]", at)
+    names = [step for step in steps if isinstance(step, str) and step]
+    if not names or len(names) < len(steps):
         raise ValueError(
             f'{where}: {at!r} is no place to read; write "column", "column.key" or '
             '["column", "key"]'
         )
-    column, *path = cast("list[str]", steps)
-    return {"column": column, "path": path}
+    return {"column": names[0], "path": names[1:]}
 
 
 def _place(source: Source) -> tuple[str, tuple[str, ...]]:
