@@ -170,7 +170,7 @@ MERGE_INTERACTIONS = """
     ), added AS (
         INSERT INTO indexer.interactions (catalog, user_key, item_key, occurred_at, event, value)
         SELECT :catalog, user_key, item_key, occurred_at, event, value FROM wanted
-        WHERE ordinal NOT IN (SELECT ordinal FROM known)
+        WHERE NOT EXISTS (SELECT FROM known WHERE known.ordinal = wanted.ordinal)
         ORDER BY ordinal
         RETURNING 1
     )
@@ -190,7 +190,8 @@ MERGE_USERS = """
         SELECT DISTINCT ON (user_key) * FROM staged_users ORDER BY user_key, ordinal DESC
     ), merged AS (
         SELECT wanted.user_key, stored.features AS before,
-               (coalesce(stored.features, '{}') - wanted.cleared) || wanted.features AS features
+               (CASE WHEN jsonb_typeof(stored.features) = 'object' THEN stored.features
+                     ELSE '{}' END - wanted.cleared) || wanted.features AS features
         FROM wanted LEFT JOIN indexer.users AS stored ON stored.user_key = wanted.user_key
     ), written AS (
         INSERT INTO indexer.users (user_key, features)

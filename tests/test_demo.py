@@ -99,6 +99,17 @@ def test_a_difference_makes_the_demo_fail() -> None:
     assert "1 missing, 1 stale vector" in printed(console)
 
 
+def test_data_that_is_no_movielens_is_refused_before_anything_is_touched(
+    settings: Settings, tmp_path: Path
+) -> None:
+    kept = settings.data_dir / "demo" / stage.MARK
+    kept.parent.mkdir(parents=True)
+    kept.write_text("the last demo")
+    with pytest.raises(ImportFailed, match="no such file"):
+        demo.run(settings, start_worker=thread.start, data=tmp_path / "absent")
+    assert kept.read_text() == "the last demo"
+
+
 # -- chosen by data --------------------------------------------------------------------------------
 
 NOTHING = datasets.arrange(

@@ -366,6 +366,15 @@ def test_a_second_import_queues_nothing_and_a_changed_row_queues_itself(
     assert query(engine, "SELECT item_keys FROM indexer.changes") == [(["7"],)]
 
 
+def test_attributes_that_are_no_object_give_way(engine: sa.Engine, tmp_path: Path) -> None:
+    with database.begin(engine) as connection:
+        insert = "INSERT INTO public.items (id, attributes) VALUES ('a', '[1]'), ('b', '\"x\"')"
+        connection.execute(sa.text(insert))
+    importing.items(engine, write(tmp_path / "i.csv", "id,year", "a,1999", "b,"))
+    assert item(engine, "a")[2] == {"year": 1999}
+    assert item(engine, "b")[2] == {}
+
+
 def test_the_last_of_repeated_keys_counts(engine: sa.Engine, tmp_path: Path) -> None:
     path = write(tmp_path / "items.csv", "id,title", "a,First", "b,Other", "a,Last")
     report = importing.items(engine, path)

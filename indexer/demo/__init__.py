@@ -63,8 +63,10 @@ def run(
         "A PostgreSQL catalog, a vector index that follows it, and a recommender's two towers "
         "between them. Nothing but this command runs; every number is measured now.",
     )
+    source = data or _fetch(screen, settings)
+    importing.movielens_edition(source)  # before the folder of the last demo is emptied
     with stage.opened(settings) as opened:
-        dataset = _fill(screen, opened, data or _fetch(screen, settings))
+        dataset = _fill(screen, opened, source)
         encoder = _train(screen, opened, dataset, config)
         with stage.working(opened, start_worker):
             index = _index(screen, opened, encoder)

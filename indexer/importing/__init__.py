@@ -24,8 +24,14 @@ __all__ = [
     "interactions",
     "items",
     "movielens",
+    "movielens_edition",
     "users",
 ]
+
+
+def movielens_edition(path: Path) -> str:
+    """Which edition of MovieLens lies at `path`, by its files. Raises ImportFailed when none."""
+    return movielens_shapes.find(path)[0].name
 
 
 def movielens(

@@ -45,8 +45,8 @@ MERGE_ITEMS = """
                     ELSE stored.title END AS title,
                CASE WHEN 'description' = ANY (wanted.says) THEN wanted.description
                     ELSE stored.description END AS description,
-               (coalesce(stored.attributes, '{}') - wanted.cleared) || wanted.attributes
-                   AS attributes,
+               (CASE WHEN jsonb_typeof(stored.attributes) = 'object' THEN stored.attributes
+                     ELSE '{}' END - wanted.cleared) || wanted.attributes AS attributes,
                stored.title AS old_title, stored.description AS old_description,
                stored.attributes AS old_attributes
         FROM wanted LEFT JOIN public.items AS stored ON stored.id = wanted.id
