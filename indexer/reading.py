@@ -74,9 +74,10 @@ class Select:
         return table.alias("item")
 
     def by_keys(self) -> Statement:
-        """The rows of `:keys`: the key's text, and JSON arrays of `rows.places`."""
+        """The rows of `:keys`: the key's text, and JSON arrays of `rows.Shape.places`."""
         table = self.table
-        values = [_value(table.c[column], path) for column, path in rows.places(self.spec)]
+        places = rows.shape(self.spec).places
+        values = [_value(table.c[column], path) for column, path in places]
         arrays = [
             sa.cast(sa.func.json_build_array(*values[start : start + ARGUMENTS]), sa.Text)
             for start in range(0, len(values), ARGUMENTS)
@@ -106,9 +107,11 @@ def read(engine: sa.Engine, select: Select, keys: Iterable[str]) -> dict[str, Ro
         if not _state(cause).startswith(_ROW_ERRORS):
             raise
         return _read_apart(engine, select, sorted(asked), cause)
-    times = Counter(key for key, *_ in found)
+    shape, times = rows.shape(select.spec), Counter(key for key, *_ in found)
     return {
-        key: _row(select.spec, documents, times[key]) for key, *documents in found if key in asked
+        key: _row(shape, documents) if times[key] == 1 else _ambiguous(select, times[key])
+        for key, *documents in found
+        if key in asked
     }
 
 
@@ -164,14 +167,16 @@ def _is_key(engine: sa.Engine, select: Select, key: str) -> bool:
     return True
 
 
-def _row(spec: CatalogSpec, documents: Sequence[str | None], times: int) -> Row:
-    if times > 1:
-        return Row(error=f"{spec.table} has {times} rows of this key; it must have one")
+def _row(shape: rows.Shape, documents: Sequence[str | None]) -> Row:
     try:
-        features, payload = rows.fields(spec, documents)
+        features, payload = rows.fields(shape, documents)
     except rows.WrongValue as cause:
         return Row(error=str(cause))
     return Row(features=features, payload=payload)
+
+
+def _ambiguous(select: Select, times: int) -> Row:
+    return Row(error=f"{select.spec.table} has {times} rows of this key; it must have one")
 
 
 def _column(name: str) -> sa.ColumnClause[Any]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from reprlib import Repr
-from typing import cast
+from typing import NamedTuple, cast
 
-from indexer.spec import CatalogSpec, FieldSource, Source
+from indexer.spec import CatalogSpec, Source
 
 INT64 = 2**63
 
@@ -38,26 +39,80 @@ class WrongValue(ValueError):
     """A value that its kind cannot hold; the message says which and why."""
 
 
-def places(spec: CatalogSpec) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The distinct (column, path) to read, in the order that `fields` expects their values."""
-    return tuple(dict.fromkeys(_place(source) for source in spec.sources.values()))
+class Field(NamedTuple):
+    """Where one feature or field stands in a row, and how its value is read. `lon` is for a place
+    in two columns."""
+
+    name: str
+    at: int
+    lon: int | None
+    read: Callable[[Value], Value | None]
 
 
-def fields(spec: CatalogSpec, documents: Sequence[str | None]) -> tuple[Fields, Fields]:
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a row is made into. `places` are the distinct (column, path) to read, in this order."""
+
+    places: tuple[tuple[str, tuple[str, ...]], ...]
+    features: tuple[Field, ...]
+    returned: tuple[tuple[str, int], ...]
+    filters: tuple[Field, ...]
+
+
+def shape(spec: CatalogSpec) -> Shape:
+    """How rows of this description are read; made once per batch."""
+    places = tuple(dict.fromkeys(_place(source) for source in spec.sources.values()))
+    at = {place: number for number, place in enumerate(places)}
+    return Shape(
+        places=places,
+        features=tuple(
+            Field(name, at[_place(source)], None, _FEATURES[source.kind])
+            for name, source in spec.features.items()
+        ),
+        returned=tuple(
+            (name, at[_place(source)])
+            for name, source in spec.returned.items()
+            if name not in spec.filters
+        ),
+        filters=tuple(
+            Field(
+                name,
+                at[_place(source)],
+                None if source.lon is None else at[_place(source.lon)],
+                _each(_FIELDS[source.kind]),
+            )
+            for name, source in spec.filters.items()
+        ),
+    )
+
+
+def fields(shape: Shape, documents: Sequence[str | None]) -> tuple[Fields, Fields]:
     """Features and payload of one row, from the JSON arrays of its values. Raises WrongValue."""
-    row = dict(zip(places(spec), _values(documents), strict=True))
-    features: Fields = {}
-    for name, source in spec.features.items():
-        _put(features, name, row[_place(source)], _FEATURES[source.kind], f"features.{name}")
-    payload: Fields = {
-        name: row[_place(source)]
-        for name, source in spec.returned.items()
-        if row[_place(source)] is not None
-    }
-    for name, source in spec.filters.items():
-        payload.pop(name, None)
-        _put(payload, name, _field(row, source), _each(_FIELDS[source.kind]), f"filters.{name}")
+    row = _values(documents)
+    features = _typed(row, shape.features, "features")
+    payload: Fields = {name: row[at] for name, at in shape.returned if row[at] is not None}
+    payload.update(_typed(row, shape.filters, "filters"))
     return features, payload
+
+
+def _typed(row: Sequence[Value], wanted: Sequence[Field], part: str) -> Fields:
+    """The values as their kinds have them, missing ones left out."""
+    typed: Fields = {}
+    for name, at, lon, read in wanted:
+        value = row[at] if lon is None else _both(row[at], row[lon])
+        if value is None:
+            continue
+        try:
+            found = read(value)
+        except WrongValue as cause:
+            raise WrongValue(f"{part}.{name}: {_SHORT.repr(value)} is not {cause}") from None
+        if found is not None:
+            typed[name] = found
+    return typed
+
+
+def _both(lat: Value, lon: Value) -> Value:
+    return None if lat is None or lon is None else {"lat": lat, "lon": lon}
 
 
 def _values(documents: Sequence[str | None]) -> list[Value]:
@@ -66,7 +121,7 @@ def _values(documents: Sequence[str | None]) -> list[Value]:
     except (ValueError, RecursionError) as cause:
         raise WrongValue(f"the row cannot be read as JSON: {cause}") from cause
     values = [value for document in parsed for value in document]
-    if any(_ESCAPED.search(document or "") for document in documents):
+    if any(document and "\\u" in document and _ESCAPED.search(document) for document in documents):
         values = [_storable(value) for value in values]
     return values
 
@@ -85,29 +140,6 @@ def _storable(value: Value) -> Value:
 
 def _place(source: Source) -> tuple[str, tuple[str, ...]]:
     return source.column, source.path
-
-
-def _put(
-    into: Fields, name: str, value: Value, read: Callable[[Value], Value | None], where: str
-) -> None:
-    """Add the value as its kind has it, unless it is missing."""
-    if value is None:
-        return
-    try:
-        found = read(value)
-    except WrongValue as cause:
-        raise WrongValue(f"{where}: {_SHORT.repr(value)} is not {cause}") from None
-    if found is not None:
-        into[name] = found
-
-
-def _field(row: Mapping[tuple[str, tuple[str, ...]], Value], source: FieldSource) -> Value:
-    """The field's value; that of a place in two columns is put together."""
-    value = row[_place(source)]
-    if source.lon is None:
-        return value
-    lon = row[_place(source.lon)]
-    return None if value is None or lon is None else {"lat": value, "lon": lon}
 
 
 def _each(read: Callable[[Value], Value | None]) -> Callable[[Value], Value | None]:
@@ -146,7 +178,7 @@ def _words(value: Value) -> list[str]:
 def _number(value: Value) -> float | None:
     if isinstance(value, str) and value.strip().lower() in _NOT_FINITE:
         return None
-    if not isinstance(value, int | float | str):
+    if not isinstance(value, (int, float, str)):
         raise WrongValue("a number")
     try:
         number = float(value)

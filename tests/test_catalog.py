@@ -208,16 +208,15 @@ def test_a_value_that_means_its_kind_is_taken(kind: str, value: object, wanted: 
         },
         name="test",
     )
-    assert rows.places(described) == (("title", ()), ("doc", ("field",)))
-    _, payload = rows.fields(described, [json.dumps([None, value])])
+    assert rows.shape(described).places == (("title", ()), ("doc", ("field",)))
+    _, payload = rows.fields(rows.shape(described), [json.dumps([None, value])])
     assert payload == {"field": wanted}
 
 
 def test_a_list_of_texts_is_one_text() -> None:
-    _features, _ = rows.fields(
-        spec.BUILTIN, ['["T", ["one", null, "two"], null, null, null, 1, 2]']
-    )
-    assert _features["description"] == "one\ntwo"
+    shape = rows.shape(spec.BUILTIN)
+    features, _ = rows.fields(shape, ['["T", ["one", null, "two"], null, null, null, 1, 2]'])
+    assert features["description"] == "one\ntwo"
 
 
 def test_json_that_utf8_cannot_hold_is_mended(
@@ -385,7 +384,7 @@ def test_a_table_that_has_changed_since_is_said(
     db: psycopg.Connection[Any], each_engine: sa.Engine, things: Catalog
 ) -> None:
     db.execute("ALTER TABLE things DROP COLUMN brand")
-    with pytest.raises(CatalogError, match=r'brand does not exist\. Mend .* attach it again'):
+    with pytest.raises(CatalogError, match=r"brand does not exist\. Mend .* attach it again"):
         catalog.read(each_engine, things, ["1"])
     db.execute("DROP TABLE things")
     for catalog_now in (things, catalog.get(each_engine, "things")):
@@ -446,11 +445,11 @@ EVERY_KIND = spec.parse(
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(value=JSON)
 def test_any_json_gives_what_stores_and_towers_take_or_an_error_of_its_own(value: object) -> None:
-    names = [column for column, _ in rows.places(EVERY_KIND)]
+    names = [column for column, _ in rows.shape(EVERY_KIND).places]
     for name in names:
         document = json.dumps([value if each == name else None for each in names])
         try:
-            features, payload = rows.fields(EVERY_KIND, [document])
+            features, payload = rows.fields(rows.shape(EVERY_KIND), [document])
         except rows.WrongValue as error:
             assert "\n" not in str(error)
             continue
