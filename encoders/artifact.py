@@ -88,6 +88,7 @@ def load(
         )
     folder = _local_folder(filesystem, path, manifest, cache_dir or _default_cache())
     _check_files(folder, manifest)
+    families.require_device(device)
     return families.get(info.family).read(
         folder,
         config=families.configure(info.family, manifest["config"]),

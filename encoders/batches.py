@@ -98,7 +98,7 @@ def count(split: Split) -> int:
 def steps(split: Split, *, targets: int, windows: int) -> int:
     """Batches of one epoch, on average over where its windows begin."""
     counts = np.bincount(split.dataset.user[split.train])
-    expected = counts[counts > 0] / targets + 0.5
+    expected = counts[counts > 0] / targets + 1 - 1 / targets
     return max(1, round(float(np.maximum(expected, 1).sum()) / windows))
 
 

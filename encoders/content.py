@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from encoders import features, text
 from encoders.errors import EncodeFailed, TrainingFailed
 from encoders.features import Bag, Columns, Pipeline, Pipelines
+from encoders.options import require
 from encoders.text import FrozenText
 from encoders.types import (
     EncodedItems,
@@ -46,6 +47,13 @@ FEWEST_TEXTS = 10  # whose mean says something; with fewer none is taken off
 _GOLDEN = 0x9E3779B97F4A7C15
 SAMPLE = 10_000  # items that the mean text is taken from
 
+_BOUNDS = {
+    **dict.fromkeys(("text_weight", "category_weight", "number_weight"), (0, 1_000)),
+    **dict.fromkeys(("text_width", "category_width", "number_width", "history"), (1, 4_096)),
+    "vocabulary": (1, 10_000_000),
+    "half_life": (0.1, 1e6),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -61,6 +69,9 @@ class Config:
     vocabulary: int = 100_000  # values per feature whose rarity is known; others count as rare
     history: int = 50  # newest events read
     half_life: float = 10.0  # events after which an event counts half
+
+    def __post_init__(self) -> None:
+        require(self, _BOUNDS)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +103,7 @@ class ContentEncoder:
         self.item_features = pipeline.features
         self.user_features: tuple[Feature, ...] = ()
         self.history = HistoryNeeds(vectors=(VECTOR,), limit=config.history)
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._frozen = frozen
         self._statistics = statistics
 
@@ -101,7 +112,7 @@ class ContentEncoder:
         return (VectorSpec(name=VECTOR, dimension=self._width),)
 
     def encode_items(self, records: Sequence[ItemRecord]) -> EncodedItems:
-        columns = self._pipeline.read([(f"item {r.key!r}", r.features) for r in records])
+        columns = self.pipeline.read([(f"item {r.key!r}", r.features) for r in records])
         vectors = self._assemble(columns)
         bad = ~np.isfinite(vectors).all(axis=1)
         if bad.any():
@@ -112,7 +123,7 @@ class ContentEncoder:
         return [UserQuery(vector=VECTOR, values=self._user(state)) for state in states]
 
     def write(self, folder: Path) -> None:
-        stored = features.to_json(Pipelines(items=self._pipeline, users=Pipeline((), {}, {})))
+        stored = features.to_json(Pipelines(items=self.pipeline, users=Pipeline((), {}, {})))
         (folder / "vocabularies.json").write_text(json.dumps(stored), encoding="ascii")
         tensors = {f"rarity.{name}": row for name, row in self._statistics.rarity.items()}
         tensors |= {"mean_text": self._statistics.mean_text, "centre": self._statistics.centre}
@@ -190,7 +201,7 @@ class ContentEncoder:
         """(N, W): where the number lies among the catalogue's, in a fixed random projection."""
         width, _ = self._blocks["number"]
         total = np.zeros((columns.rows, width), dtype=np.float32)
-        for name, scale in self._pipeline.scales.items():
+        for name, scale in self.pipeline.scales.items():
             pieces = np.nan_to_num(scale.encode(columns.numbers[name])[:, 1:] - 0.5)  # (N, K)
             seeds = np.arange(pieces.shape[1], dtype=np.uint64)
             total += _unit(pieces.astype(np.float32) @ _directions(name, seeds, width))
@@ -202,7 +213,7 @@ class ContentEncoder:
         width, _ = self._blocks["category"]
         tables: dict[str, FloatArray] = {}
         for table, rarity in self._statistics.rarity.items():
-            vocabulary = self._pipeline.vocabularies[table]
+            vocabulary = self.pipeline.vocabularies[table]
             seeds = [*vocabulary.values, *(f"\0{i}" for i in range(vocabulary.buckets))]
             hashes = np.asarray([features.stable_hash(s) for s in seeds], dtype=np.uint64)
             tables[table] = _directions(table, hashes, width) * rarity[:, None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,10 +18,15 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders import values
 from encoders.errors import DatasetInvalid
 from encoders.types import Feature, FloatArray, ItemRecord
 
 IntArray = NDArray[np.int64]
+
+LOGGED = 5  # unreadable values, of all that there are
+
+log = logging.getLogger(__name__)
 
 _EVENT_DTYPES = {
     "user": np.int32,
@@ -97,7 +103,7 @@ def arrange(
         raise DatasetInvalid("occurred_at must be whole microseconds; floats would reorder events")
     times = times.astype(np.int64)
     count = len(users)
-    values = np.full(count, np.nan) if value is None else np.asarray(value)
+    numbers = np.full(count, np.nan) if value is None else np.asarray(value)
     events = np.full(count, -1) if event is None else np.asarray(event)
     order = np.lexsort((np.arange(count), times, users))
     return Dataset(
@@ -109,7 +115,7 @@ def arrange(
         user=users[order],
         item=np.asarray(item, dtype=np.int32)[order],
         occurred_at=times[order],
-        value=values.astype(np.float32)[order],
+        value=numbers.astype(np.float32)[order],
         event=events.astype(np.int16)[order],
         event_names=tuple(event_names),
     )
@@ -120,6 +126,29 @@ def without_events_of(dataset: Dataset, keys: Sequence[str]) -> Dataset:
     rows = [dataset.item_index[key] for key in keys]
     keep = ~np.isin(dataset.item, np.asarray(rows, dtype=np.int32))
     return replace(dataset, **{name: getattr(dataset, name)[keep] for name in _EVENT_DTYPES})
+
+
+def readable(dataset: Dataset) -> tuple[Dataset, int]:
+    """The dataset without feature values that no tower can read (a word where a number should
+    be), and how many those were; the first few are logged. One bad row must not stop training."""
+    items, bad_items = values.readable(
+        dataset.item_features, [(f"item {item.key!r}", item.features) for item in dataset.items]
+    )
+    keys = [f"user {key!r}" for key in dataset.user_keys]
+    users, bad_users = values.readable(
+        dataset.user_features, list(zip(keys, dataset.user_records, strict=True))
+    )
+    problems = [*bad_items, *bad_users]
+    for problem in problems[:LOGGED]:
+        log.warning("taken as missing: %s", problem)
+    if not problems:
+        return dataset, 0
+    records = zip(dataset.items, items, strict=True)
+    return replace(
+        dataset,
+        items=tuple(replace(item, features=features) for item, (_, features) in records),
+        user_records=tuple(features for _, features in users),
+    ), len(problems)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

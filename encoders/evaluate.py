@@ -18,13 +18,14 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders import dataset as datasets
 from encoders.dataset import Dataset, IntArray, Split
 from encoders.errors import EncoderError
 from encoders.types import Encoder, FloatArray, HistoryItem, ItemRecord, UserState
 
 DEPTHS = (5, 10, 20)
 CHUNK_ITEMS = 1_024
-CHUNK_USERS = 256
+CHUNK_SCORES = 2**24  # users times items ranked together
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -78,11 +79,12 @@ def rank_with(
     """Ranks of the target events (U of all users; -1: none) by this encoder, for at most `limit`
     users drawn with the seed. A user's history is everything before the target."""
     users = _asked(targets, limit, seed)
-    dataset = split.dataset
+    dataset, _ = datasets.readable(split.dataset)
     catalogue = _Catalogue(encoder, dataset.items)
     masked, unmasked = np.zeros(len(users)), np.zeros(len(users))
-    for start in range(0, len(users), CHUNK_USERS):
-        chunk = users[start : start + CHUNK_USERS]
+    together = min(256, max(1, CHUNK_SCORES // max(1, len(dataset.items))))
+    for start in range(0, len(users), together):
+        chunk = users[start : start + together]
         states = [catalogue.state(dataset, int(u), int(targets[u])) for u in chunk]
         scores = catalogue.scores(encoder, states)
         part = slice(start, start + len(chunk))

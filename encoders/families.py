@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
-from encoders.errors import TrainingFailed, UnknownFamily
+from encoders.errors import EncoderError, TrainingFailed, UnknownFamily
 from encoders.types import Encoder, Feature
 
 _MODULES = {
@@ -75,6 +75,22 @@ def configure(name: str, overrides: Mapping[str, object]) -> Config:
             raise TrainingFailed(f"{name} has no option {key!r}; it has {', '.join(fields)}")
         fields[key] = _like(name, key, fields[key], value)
     return get(name).Config(**fields)
+
+
+def require_device(name: str) -> None:
+    """Torch can compute there. Raises EncoderError; "cpu" is not even asked about."""
+    if name == "cpu":
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as cause:
+        reason = str(cause).partition("\n")[0]
+        raise EncoderError(
+            f"device {name!r} cannot be used ({reason}); use cpu, or cuda where there is a GPU and "
+            "a torch built for it"
+        ) from cause
 
 
 def _like(family: str, key: str, default: object, value: object) -> object:

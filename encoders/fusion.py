@@ -123,7 +123,8 @@ class FeatureTokens(nn.Module):
     """Records -> tokens, one per feature; a text may give two (its words, and its frozen vector).
 
     In training a share `noise` of the features is hidden and half of that share of the values is
-    taken for unknown: at serving, items come with less than was promised.
+    taken for unknown: at serving, items come with less than was promised. A share `hidden` of the
+    records is hidden whole.
     """
 
     def __init__(
@@ -133,11 +134,13 @@ class FeatureTokens(nn.Module):
         *,
         width: int,
         noise: float,
+        hidden: float,
         words: bool,
         text_width: int | None,
     ) -> None:
         super().__init__()
         self.noise = noise
+        self.hidden = hidden
         self.width = width
         self._shared = [tables]  # in a list: its parameters belong to whoever made it
         bagged = [
@@ -171,6 +174,8 @@ class FeatureTokens(nn.Module):
         there = torch.stack(present, dim=1)  # (N, M)
         if self.training and self.noise > 0:
             there = there & (torch.rand(there.shape, device=there.device) >= self.noise)
+        if self.training and self.hidden > 0:
+            there = there & (torch.rand(len(there), 1, device=there.device) >= self.hidden)
         return torch.stack(tokens, dim=1), there
 
     def _bag_tokens(self, records: Entities) -> tuple[list[Tensor], list[Tensor]]:

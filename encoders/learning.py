@@ -24,11 +24,11 @@ from encoders import batches, checkpoints, evaluate, retrievalformer
 from encoders.batches import Batch
 from encoders.checkpoints import Checkpoint
 from encoders.dataset import Split
-from encoders.errors import NotEnoughData
+from encoders.errors import NotEnoughData, TrainingFailed
 from encoders.progress import Progress, Run
 from encoders.retrievalformer import RetrievalFormer
 
-FEWEST_EPOCHS, FEWEST_STEPS = 4, 600  # where the number of epochs is left to us
+FEWEST_EPOCHS, FEWEST_STEPS = 4, 550  # where the number of epochs is left to us
 REPORT_S = 0.5  # between two reports in the midst of an epoch
 
 
@@ -69,12 +69,13 @@ class _Learner:
             encoder.towers.parameters(), lr=self.config.learning_rate, weight_decay=0.01
         )
         self.epochs = self.config.epochs or _enough_epochs(self.config, split)
+        self.patience = self.config.patience or max(2, self.epochs // 4)
         self.identity = _identity(encoder, split, run.seed)
 
     @property
     def finished(self) -> bool:
         stale = self.state.epoch - self.state.best_epoch
-        return self.state.epoch >= self.epochs or stale >= self.config.patience
+        return self.state.epoch >= self.epochs or stale >= self.patience
 
     def run_epoch(self) -> None:
         """One epoch, its validation and its checkpoint; then whoever watches is told."""
@@ -127,6 +128,11 @@ class _Learner:
                 rate, done = seen / (told - began), (number + 1) / len(epoch)
                 self.run.progress(self._report(done=done, loss=total / seen, rate=rate))
         self.encoder.towers.eval()
+        if not math.isfinite(total):
+            raise TrainingFailed(
+                f"training diverged in epoch {self.state.epoch + 1}; lower learning_rate "
+                f"({self.config.learning_rate:g})"
+            )
         return total / seen, seen / (time.monotonic() - began)
 
     def _step(self, batch: Batch, done: float, steps: int) -> float:

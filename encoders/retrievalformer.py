@@ -28,7 +28,8 @@ Departures, and what the paper leaves open:
   line and a logarithm), which does not depend on where a window was cut.
 - The transformer is pre-norm, since it trains without a long warm-up; AttentionFusion is post-norm
   as in Eqs. 2-4.
-- "Feature noising" is not detailed: features are hidden and values taken for unknown at random.
+- "Feature noising" is not detailed: features are hidden and values taken for unknown at random,
+  profiles also whole. In a world where profiles say all, histories were else not learnt at all.
 - Titles can be read by a frozen text model besides as words; the paper knows only words.
 
 Shapes: B users, L history events, P targets, T = L + 3P tokens, N items, D width, H heads.
@@ -55,6 +56,7 @@ from encoders.batches import GAPS, Batch, gap_buckets
 from encoders.errors import ArtifactDamaged, EncodeFailed, TrainingFailed
 from encoders.features import Pipelines, Scale
 from encoders.fusion import AttentionFusion, Entities, FeatureTokens, SharedTables, entities
+from encoders.options import require
 from encoders.text import FrozenText
 from encoders.types import (
     EncodedItems,
@@ -71,6 +73,16 @@ from encoders.types import (
 FAMILY = "retrievalformer"
 VECTOR = "retrievalformer"
 CHUNK = 1_024  # items or users that go through a tower together
+
+_BOUNDS = {
+    **dict.fromkeys(("width", "layers", "heads", "expansion", "history"), (1, 4_096)),
+    **dict.fromkeys(("vocabulary", "buckets", "uniform_items"), (1, 10_000_000)),
+    **dict.fromkeys(("targets", "windows", "validation_users"), (1, 1_000_000)),
+    **dict.fromkeys(("epochs", "patience", "exact_items"), (0, 1_000_000_000)),
+    **dict.fromkeys(("dropout", "noise", "profile_noise"), (0, 0.9)),
+    **dict.fromkeys(("temperature", "learning_rate"), (1e-6, 10)),
+    "warm_up": (0, 1),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +102,7 @@ class Config:
 
     dropout: float = 0.1
     noise: float = 0.05  # share of features hidden in training
+    profile_noise: float = 0.3  # share of profiles hidden whole in training
     temperature: float = 0.1  # where the learned one begins
     exact_items: int = 20_000  # catalogues up to this size are trained with the exact softmax
     uniform_items: int = 4_096  # drawn per step beyond
@@ -97,8 +110,8 @@ class Config:
     windows: int = 32  # per step
     learning_rate: float = 5e-3
     warm_up: float = 0.05  # share of all steps
-    epochs: int = 0  # at most; 0: four, or on little data as many as make 600 steps
-    patience: int = 2  # epochs without a better validation recall
+    epochs: int = 0  # at most; 0: four, or on little data as many as make 550 steps
+    patience: int = 0  # epochs without a better recall; 0: a quarter of all, at least two
     validation_users: int = 2_000  # at most, drawn with the seed
 
     def __post_init__(self) -> None:
@@ -106,6 +119,7 @@ class Config:
             raise TrainingFailed(
                 f'text_as must be "words", "frozen" or "both", not {self.text_as!r}'
             )
+        require(self, _BOUNDS)
         if self.width % self.heads:
             raise TrainingFailed(f"width {self.width} must be a multiple of heads {self.heads}")
 
@@ -259,10 +273,14 @@ class Towers(nn.Module):
                 self.tables,
                 width=config.width,
                 noise=config.noise,
+                hidden=hidden,
                 words=config.text_as != "frozen",
                 text_width=text_width,
             )
-            for side in (fitted.pipelines.items, fitted.pipelines.users)
+            for side, hidden in (
+                (fitted.pipelines.items, 0.0),
+                (fitted.pipelines.users, config.profile_noise),
+            )
         )
         self.items = ItemTower(items, _fusion(config))
         self.users = UserTower(config, fitted, profile)

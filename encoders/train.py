@@ -40,11 +40,14 @@ def train(
 
     `config` overrides options of the family. With a `checkpoint` folder, an interrupted run takes
     up where its last epoch ended and ends as if it had never stopped. `threads` are torch's; None
-    leaves them alone. Raises UnknownFamily, TrainingFailed or NotEnoughData.
+    leaves them alone, and more than idle cores is far slower than one. Feature values that cannot
+    be read count as missing. Raises UnknownFamily, TrainingFailed or NotEnoughData.
     """
     options = families.configure(family, config or {})
-    split = dataset.leave_one_out(data)
+    families.require_device(device)
     _set_threads(threads)
+    data, unreadable = dataset.readable(data)
+    split = dataset.leave_one_out(data)
     began = time.monotonic()
     trainer = _TRAINERS[family]
     encoder, learnt = trainer(
@@ -56,7 +59,12 @@ def train(
     info = artifact.save(
         encoder,
         root_uri,
-        facts={**_facts(split, seed), **learnt, "train_s": round(seconds, 2)},
+        facts={
+            **_facts(split, seed),
+            **learnt,
+            "unreadable_values": unreadable,
+            "train_s": round(seconds, 2),
+        },
         metrics=_metrics(encoder, split, seed),
     )
     if checkpoint is not None:

@@ -49,6 +49,24 @@ def column(feature: Feature, records: Sequence[Record]) -> list[Any]:
     return cells
 
 
+def readable(
+    features: Sequence[Feature], records: Sequence[Record]
+) -> tuple[list[Record], list[EncodeFailed]]:
+    """The records without the values that are of no use, and why each of those is."""
+    kept: list[Record] = []
+    problems: list[EncodeFailed] = []
+    for who, values in records:
+        left = dict(values)
+        for feature in features:
+            try:
+                column(feature, [(who, values)])
+            except EncodeFailed as problem:
+                problems.append(problem)
+                del left[feature.name]
+        kept.append((who, values if len(left) == len(values) else left))
+    return kept, problems
+
+
 def words(value: str) -> list[str]:
     """The text's first distinct words, in lower case."""
     if not value.isascii():
@@ -88,6 +106,8 @@ def _text(value: object) -> str:
 
 def _plain(value: object) -> str:
     """One value as text, "" if missing; the same for 1, 1.0 and Decimal("1.00")."""
+    if type(value) is str:  # most are, and this runs for every value of every item
+        return value[:VALUE_CHARACTERS].strip()
     value = _scalar(value)
     if isinstance(value, Enum):
         value = value.value

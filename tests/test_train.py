@@ -14,7 +14,7 @@ from worlds import checkerboard, genre_world
 
 from encoders import artifact, batches, dataset, evaluate, learning, retrievalformer, train
 from encoders.dataset import Dataset
-from encoders.errors import NotEnoughData, TrainingFailed, UnknownFamily
+from encoders.errors import EncoderError, NotEnoughData, TrainingFailed, UnknownFamily
 from encoders.progress import Progress, Run
 from encoders.retrievalformer import RetrievalFormer
 from encoders.types import (
@@ -241,6 +241,57 @@ def test_bad_requests_are_clear_errors(data: Dataset, tmp_path: Path) -> None:
         train.train("content", data, str(tmp_path), threads=0)
     with pytest.raises(TrainingFailed, match="text model"):
         train.train("content", data, str(tmp_path), config={"text_model": "wheel:none"})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"width": 0}, {"epochs": -1}, {"dropout": 1.0}, {"learning_rate": float("nan")}],
+    ids=str,
+)
+def test_options_out_of_bounds_are_named(option: dict[str, object], tmp_path: Path) -> None:
+    (name,) = option
+    with pytest.raises(TrainingFailed, match=f"option '{name}' must be"):
+        trained(checkerboard(), tmp_path, config=option)
+
+
+@pytest.mark.parametrize("family", ["content", "retrievalformer"])
+def test_a_device_that_is_not_there_is_a_clear_error(
+    family: str, data: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(EncoderError, match=r"device 'warp drive' cannot be used .*use cpu"):
+        train.train(family, data, str(tmp_path), device="warp drive")
+    info = train.train("content", data, str(tmp_path))
+    with pytest.raises(EncoderError, match="cannot be used"):
+        artifact.load(info.uri, device="warp drive")
+
+
+@pytest.mark.parametrize("family", ["content", "retrievalformer"])
+def test_a_bad_row_does_not_stop_training(
+    family: str, data: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = replace(data.items[0], features={**data.items[0].features, "year": "soon"})
+    spoilt = replace(
+        data,
+        items=(first, *data.items[1:]),
+        user_records=({"age": {"years": 3}}, *data.user_records[1:]),
+    )
+    config = {**SMALL, "epochs": 1} if family != "content" else {}
+    info = train.train(family, spoilt, str(tmp_path), config=config, threads=1)
+    assert info.facts["unreadable_values"] == 2
+    assert first.key in caplog.text
+    split = dataset.leave_one_out(spoilt)
+    evaluate.rank_with(artifact.load(info.uri), split, split.test)
+
+
+def test_a_rate_that_blows_the_weights_up_is_told(data: Dataset, tmp_path: Path) -> None:
+    encoder = encoder_of(data, epochs=1)
+    split = dataset.leave_one_out(data)
+    run = Run(seed=0, device="cpu", checkpoint=None, progress=lambda _: None)
+    learner = learning._Learner(encoder, split, run)
+    with torch.no_grad():
+        encoder.towers.sharpness.fill_(float("nan"))
+    with pytest.raises(TrainingFailed, match="diverged in epoch 1; lower learning_rate"):
+        learner.run_epoch()
 
 
 def test_every_training_event_is_a_target_once_and_sees_what_came_before() -> None:
