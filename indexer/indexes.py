@@ -41,6 +41,7 @@ class Index:
     collection: str
     queue: str
     state: str
+    spec_version: int  # of the catalog's description that its collection follows
     backfill_cursor: str | None
     backfill_done: bool
     error: str | None
@@ -63,6 +64,7 @@ _SELECT = sa.select(
     _columns.collection,
     _columns.queue,
     _columns.state,
+    _columns.spec_version,
     _columns.backfill_cursor,
     _columns.backfill_done,
     _columns.error,
@@ -98,6 +100,9 @@ def register(
                 encoder_id=encoder.id,
                 queue=queue,
                 state="building",
+                spec_version=sa.select(tables.catalogs.c.spec_version)
+                .where(tables.catalogs.c.id == catalog_id)
+                .scalar_subquery(),
                 # replaced by the next statement, which knows the id; unique until then
                 collection=sa.func.gen_random_uuid().cast(sa.Text),
             )
@@ -161,6 +166,16 @@ def set_state(engine: sa.Engine, index_id: int, state: str, *, error: str | None
     with database.begin(engine) as connection:
         connection.execute(
             sa.update(tables.indexes).where(tables.indexes.c.id == index_id).values(values)
+        )
+
+
+def set_spec_version(engine: sa.Engine, index_id: int, version: int) -> None:
+    """The collection follows that version of its catalog's description."""
+    with database.begin(engine) as connection:
+        connection.execute(
+            sa.update(tables.indexes)
+            .where(tables.indexes.c.id == index_id)
+            .values(spec_version=version)
         )
 
 

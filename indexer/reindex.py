@@ -15,12 +15,11 @@ import sqlalchemy as sa
 
 from encoders import artifact
 from encoders.types import EncoderInfo
-from indexer import catalog, database, entries, indexes
+from indexer import catalog, collection, database, entries, indexes
 from indexer.errors import IndexStateError, SpecError, StoreError
 from indexer.indexes import Index
-from indexer.stores import CollectionSpec, VectorStore
+from indexer.stores import VectorStore
 
-METADATA_FORMAT = 1
 FILL_KEYS = 5_000  # keys of one backfill transaction
 
 
@@ -63,31 +62,11 @@ def start(
         queue=queue,
     )
     try:
-        store.ensure_collection(collection_spec(index, attached, encoder))
+        store.ensure_collection(collection.spec_of(index, attached, encoder.vectors))
     except StoreError as cause:
         indexes.set_state(engine, index.id, "failed", error=str(cause))
         raise
     return index
-
-
-def collection_spec(
-    index: Index, attached: catalog.Catalog, encoder: EncoderInfo
-) -> CollectionSpec:
-    """What the index's collection must be. Its metadata is all that a retriever needs."""
-    return CollectionSpec(
-        collection=index.ref,
-        vectors=encoder.vectors,
-        fields=attached.spec.fields,
-        metadata={
-            "format": METADATA_FORMAT,
-            "index_id": index.id,
-            "encoder_id": encoder.id,
-            "encoder_uri": encoder.uri,
-            "catalog": attached.name,
-            "alias": index.alias,
-            "returned": sorted(attached.spec.returned),
-        },
-    )
 
 
 def check_features(attached: catalog.Catalog, encoder: EncoderInfo) -> None:

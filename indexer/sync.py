@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from encoders.errors import EncoderError
 from encoders.types import ItemRecord
-from indexer import catalog, changes, encoding, entries, indexes, writing
+from indexer import catalog, changes, collection, encoding, entries, indexes, writing
 from indexer import plan as planning
 from indexer.encoding import TowerFailed
 from indexer.entries import Batch, Written
@@ -179,7 +179,7 @@ class _Drain:
         stage, keys = self.report.stage, [claim.key for claim in batch.claims]
         read_at = datetime.now(UTC)
         with stage("read"):
-            attached = catalog.get_by_id(self.engine, index.catalog_id)
+            attached = self.described(index, tower)
             items = catalog.read(self.engine, attached, keys)
         with stage("plan"):
             plan = planning.plan(batch.claims, items, payload_limit=self.settings.payload_limit)
@@ -194,6 +194,13 @@ class _Drain:
             errors = {**plan.refused, **failed, **rejected}
             self.settle(batch, plan, errors, read_at=read_at)
         self.report.batches += 1
+
+    def described(self, index: Index, tower: Tower) -> catalog.Catalog:
+        """The catalog as it is described now, which the collection follows."""
+        attached = catalog.get_by_id(self.engine, index.catalog_id)
+        vectors = tower.encoder.vectors
+        collection.adapt_if_described_anew(self.engine, self.store, index, attached, vectors)
+        return attached
 
     def check_lease(self, batch: Batch) -> None:
         """No write starts with less lease left than the store's timeout: a write that lands after

@@ -80,6 +80,7 @@ indexes = sa.Table(
     sa.Column("collection", sa.Text, nullable=False, unique=True),
     sa.Column("queue", sa.Text, nullable=False),  # Celery queue of its wake-ups (CPU or GPU)
     sa.Column("state", sa.Text, nullable=False),
+    sa.Column("spec_version", sa.Integer, nullable=False),  # of the description it follows
     sa.Column("backfill_cursor", sa.Text, nullable=True),  # last key filled in, in catalog order
     sa.Column("backfill_done", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("gate", JSONB, nullable=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -10,16 +11,17 @@ from typing import cast
 from indexer.errors import CollectionMismatch, CollectionMissing, EncoderMismatch
 from indexer.filters import FieldKind
 from indexer.settings import Settings
-from indexer.stores import Collection, VectorStore
+from indexer.stores import METADATA_FORMAT, Collection, VectorStore
 from indexer.towers import Tower, Towers
 
-FORMAT = 1  # of the metadata that an index keeps with its collection
 TOWERS_KEPT = 2
+REFRESH_S = 5.0  # after which the metadata is read anew: a catalog may be described anew
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A physical collection and what its metadata says of it. Never changes while it exists."""
+    """A physical collection and what its metadata says of it. Its encoder never changes; fields
+    and returned payload do when its catalog is described anew."""
 
     collection: Collection
     index_id: int
@@ -41,6 +43,7 @@ class Resolver:
         self._given = given
         self._towers = Towers(settings)
         self._known: Target | None = None
+        self._known_until = 0.0  # time.monotonic()
         self._recent: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
@@ -50,10 +53,11 @@ class Resolver:
         aliases = self._store.aliases()
         name = aliases.get(self._alias, self._alias)  # a physical name works too
         known = self._known
-        if known is None or known.collection.name != name:
+        fresh = time.monotonic() < self._known_until
+        if known is None or known.collection.name != name or not fresh:
             known = self._describe(name, aliases)
             with self._lock:
-                self._known = known
+                self._known, self._known_until = known, time.monotonic() + REFRESH_S
         return known
 
     def forget(self) -> None:
@@ -93,10 +97,10 @@ class Resolver:
                 "Build one with `twinspan reindex`."
             ) from cause
         said = spec.metadata
-        if said.get("format") != FORMAT:
+        if said.get("format") != METADATA_FORMAT:
             raise CollectionMismatch(
                 f"collection {name!r} in {self._store.name} says format {said.get('format')!r}, "
-                f"this release reads {FORMAT}. Build the index anew with `twinspan reindex`."
+                f"this release reads {METADATA_FORMAT}. Build the index anew with `twinspan reindex`."
             )
         return Target(
             collection=spec.collection,

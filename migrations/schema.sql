@@ -44,6 +44,7 @@ CREATE TABLE indexer.indexes (
     collection text NOT NULL,
     queue text NOT NULL,
     state text NOT NULL,
+    spec_version integer NOT NULL,
     backfill_cursor text,
     backfill_done boolean NOT NULL DEFAULT false,
     gate jsonb,

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from hashing import HashingEncoder, info
 
 from encoders.types import ItemRecord
-from indexer import catalog, database, entries, indexes, reindex, spec, verify
+from indexer import catalog, collection, database, entries, indexes, reindex, spec, verify
 from indexer.indexes import Index
 from indexer.stores import KEY_FIELD, VectorStore
 from indexer.towers import Tower
@@ -87,7 +87,7 @@ def make(engine: sa.Engine, store: VectorStore, *, queue: str) -> World:
     index = indexes.register(
         engine, catalog_id=attached.id, alias="items", encoder=facts, queue=queue
     )
-    store.ensure_collection(reindex.collection_spec(index, attached, facts))
+    store.ensure_collection(collection.spec_of(index, attached, facts.vectors))
     for _ in reindex.fill(engine, index):
         pass
     return World(engine=engine, store=store, index=indexes.get(engine, index.id))

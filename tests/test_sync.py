@@ -12,7 +12,18 @@ import pytest
 import sqlalchemy as sa
 from hashing import HashingEncoder, info
 
-from indexer import catalog, database, entries, indexes, reindex, spec, sync, verify
+from indexer import (
+    catalog,
+    collection,
+    database,
+    entries,
+    filters,
+    indexes,
+    reindex,
+    spec,
+    sync,
+    verify,
+)
 from indexer.errors import IndexStateError, StoreUnavailable
 from indexer.indexes import Index
 from indexer.settings import Settings
@@ -68,7 +79,7 @@ def build(world: World, encoder: HashingEncoder, encoder_id: str) -> Index:
     index = indexes.register(
         world.engine, catalog_id=attached.id, alias="items", encoder=facts, queue="twinspan"
     )
-    world.store.ensure_collection(reindex.collection_spec(index, attached, facts))
+    world.store.ensure_collection(collection.spec_of(index, attached, facts.vectors))
     for _ in reindex.fill(world.engine, index):
         pass
     return index
@@ -384,7 +395,7 @@ def test_a_backfill_goes_on_where_it_was_interrupted(
     second = indexes.register(
         world.engine, catalog_id=attached.id, alias="items", encoder=info("e2"), queue="twinspan"
     )
-    world.store.ensure_collection(reindex.collection_spec(second, attached, info("e2")))
+    world.store.ensure_collection(collection.spec_of(second, attached, info("e2").vectors))
     world.drain()
     interrupted = reindex.fill(world.engine, second)
     assert [next(interrupted), next(interrupted)] == [100, 200]
@@ -434,3 +445,26 @@ def test_verify_compares_numbers_as_far_as_stores_keep_them() -> None:
     for change in ({"price": 0.31}, {"tags": ["a"]}, {"ok": 1}, {"n": 2}, {"at": {"lat": 2.5}}):
         assert not verify.same_payload({**fresh, **change}, fresh), change
     assert not verify.same_payload({"price": 0.3}, fresh)
+
+
+def test_a_changed_description_reaches_collections_that_exist(world: World) -> None:
+    world.insert("a", "b")
+    world.drain()
+    described = spec.BUILTIN.model_dump(mode="json")
+    described["filters"]["subtitle"] = {"kind": "keyword", "column": "attributes", "path": ["sub"]}
+    described["returned"]["subtitle"] = {"column": "attributes", "path": ["sub"]}
+    world.run(
+        "UPDATE public.items SET attributes = attributes || '{\"sub\": \"x\"}' WHERE id = 'a'"
+    )
+    world.drain()
+    catalog.attach(world.engine, spec.parse(described, name="described anew"))
+    report = world.drain()
+    assert report.payload_only == 1, "only what differs is written, and nothing is encoded"
+    assert report.encoded == 0
+    status = world.store.status(world.index.collection)
+    assert status.spec.fields["subtitle"] == "keyword"
+    assert "subtitle" in status.spec.metadata["returned"]
+    where = filters.parse({"subtitle": "x"}, status.spec.fields)
+    assert world.store.count(world.index.ref, where) == 1
+    world.assert_agrees(2)
+    assert indexes.get(world.engine, world.index.id).spec_version == 2

@@ -21,7 +21,7 @@ from hashing import HashingEncoder, info
 from live import REPOSITORY, forget_queue, free_port, purge, unique, wait_until
 from live_world import ENCODER_ID, World, make
 
-from indexer import catalog, changes, database, entries, indexes, reindex
+from indexer import catalog, changes, collection, database, entries, indexes, reindex
 from indexer.errors import SettingsError, StoreUnavailable
 from indexer.indexes import Index
 from indexer.settings import Settings
@@ -626,7 +626,7 @@ def test_the_worker_serves_several_indexes_of_one_catalog(
         queue=QUEUE,
     )
     attached = catalog.get_by_id(world.engine, world.index.catalog_id)
-    world.store.ensure_collection(reindex.collection_spec(other, attached, info(ENCODER_ID)))
+    world.store.ensure_collection(collection.spec_of(other, attached, info(ENCODER_ID).vectors))
     world.insert([f"k{n}" for n in range(50)])
     handle = thread.start(settings, services)
     try:

@@ -61,6 +61,7 @@ STATEMENTS: tuple[str, ...] = (
         collection text NOT NULL UNIQUE,
         queue text NOT NULL,
         state text NOT NULL,
+        spec_version integer NOT NULL,
         backfill_cursor text,
         backfill_done boolean NOT NULL DEFAULT false,
         gate jsonb,

@@ -1,0 +1,51 @@
+"""What an index's collection must be: its vectors, its filterable fields, its metadata."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from encoders.types import VectorSpec
+from indexer import indexes
+from indexer.catalog import Catalog
+from indexer.indexes import Index
+from indexer.stores import METADATA_FORMAT, CollectionSpec, VectorStore
+
+log = logging.getLogger(__name__)
+
+
+def spec_of(index: Index, attached: Catalog, vectors: Sequence[VectorSpec]) -> CollectionSpec:
+    """The collection as the catalog describes it now. Its metadata is all that a retriever needs."""
+    return CollectionSpec(
+        collection=index.ref,
+        vectors=tuple(vectors),
+        fields=attached.spec.fields,
+        metadata={
+            "format": METADATA_FORMAT,
+            "index_id": index.id,
+            "encoder_id": index.encoder_id,
+            "encoder_uri": index.encoder_uri,
+            "catalog": attached.name,
+            "alias": index.alias,
+            "returned": sorted(attached.spec.returned),
+        },
+    )
+
+
+def adapt_if_described_anew(
+    engine: sa.Engine,
+    store: VectorStore,
+    index: Index,
+    attached: Catalog,
+    vectors: Sequence[VectorSpec],
+) -> bool:
+    """The collection has the payload indexes and metadata of the catalog's current description,
+    before the first point is written by it. True when that took a change."""
+    if index.spec_version == attached.spec_version:
+        return False
+    store.ensure_collection(spec_of(index, attached, vectors))
+    indexes.set_spec_version(engine, index.id, attached.spec_version)
+    log.info("index %d follows version %d of its catalog", index.id, attached.spec_version)
+    return True
