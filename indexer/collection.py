@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def spec_of(index: Index, attached: Catalog, vectors: Sequence[VectorSpec]) -> CollectionSpec:
-    """The collection as the catalog describes it now. Its metadata is all that a retriever needs."""
+    """The collection as the catalog describes it now. Its metadata is what retrievers need."""
     return CollectionSpec(
         collection=index.ref,
         vectors=tuple(vectors),

@@ -100,7 +100,7 @@ class Resolver:
         if said.get("format") != METADATA_FORMAT:
             raise CollectionMismatch(
                 f"collection {name!r} in {self._store.name} says format {said.get('format')!r}, "
-                f"this release reads {METADATA_FORMAT}. Build the index anew with `twinspan reindex`."
+                f"this release reads {METADATA_FORMAT}. Build the index anew: `twinspan reindex`."
             )
         return Target(
             collection=spec.collection,
