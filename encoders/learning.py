@@ -66,7 +66,7 @@ class _Learner:
         share = evaluate.popularity(split) / batches.count(split)
         self.share = torch.as_tensor(share, device=encoder.device)
         self.optimizer = torch.optim.AdamW(
-            encoder.towers.parameters(), lr=self.config.learning_rate, weight_decay=0.01
+            encoder.towers.parameters(), lr=self.config.learning_rate, weight_decay=0.01, fused=True
         )
         self.epochs = self.config.epochs or _enough_epochs(self.config, split)
         self.patience = self.config.patience or max(2, self.epochs // 4)
