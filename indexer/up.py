@@ -19,13 +19,13 @@ from typing import Protocol
 
 from indexer import embedded
 from indexer.embedded import Services, UpServer
+from indexer.embedded.tending import Tender
+from indexer.embedded.watchdog import Lock
 from indexer.errors import EmbeddedError
 from indexer.http import Api, make_app
-from indexer.http_guard import is_loopback
-from indexer.http_server import HttpServer
+from indexer.http.guard import is_loopback
+from indexer.http.server import HttpServer
 from indexer.settings import Settings
-from indexer.tending import Tender
-from indexer.watchdog import Lock
 
 WORKER = "workers.thread:start"  # (settings, services) -> Worker
 LOOK_S = 0.5  # between two looks at whether all parts are alive

@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from indexer import catalog, spec
-from indexer.catalog import Catalog
+from indexer import catalog
+from indexer.catalog import Catalog, spec
 
 PRODUCTS = """
     CREATE TABLE products (

@@ -18,7 +18,8 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from indexer import database, postgres
+from indexer import database
+from indexer.embedded import postgres
 from indexer.settings import Settings
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from hashing import HashingEncoder, info
 
 from encoders.types import ItemRecord
-from indexer import catalog, collection, database, entries, indexes, reindex, spec, verify
+from indexer import catalog, collection, database, entries, indexes, reindex, verify
+from indexer.catalog import spec
 from indexer.indexes import Index
 from indexer.stores import KEY_FIELD, VectorStore
 from indexer.towers import Tower

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from indexer import catalog, database, spec, triggers
+from indexer import catalog, database
+from indexer.catalog import spec, triggers
 from indexer.errors import CatalogError, CatalogUnwatchable, SpecError
 
 

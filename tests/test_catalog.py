@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer import catalog, database, plan, rows, spec
-from indexer.catalog import Catalog, Item
+from indexer import catalog, database, plan
+from indexer.catalog import Catalog, Item, rows, spec
 from indexer.errors import CatalogError, CatalogUnknown, DatabaseUnavailable, SchemaMissing
 
 TABLE = """

@@ -13,11 +13,12 @@ from rich.console import Console
 
 from encoders import dataset as datasets
 from encoders.types import ItemRecord
-from indexer import demo, embedded, postgres
+from indexer import demo, embedded
 from indexer import settings as settings_module
 from indexer.demo import fetching, people, stage
 from indexer.demo.people import Audience, Film
 from indexer.demo.screen import Screen
+from indexer.embedded import postgres
 from indexer.errors import EmbeddedError, ImportFailed
 from indexer.settings import Settings
 from indexer.verify import Comparison

@@ -21,14 +21,16 @@ import processes
 import pytest
 import sqlalchemy as sa
 
-from indexer import catalog, database, embedded, postgres, spec
-from indexer.embedded import UpServer
+from indexer import catalog, database, embedded
+from indexer.catalog import spec
+from indexer.embedded import UpServer, postgres
 from indexer.errors import DatabaseUnavailable, EmbeddedError
 from indexer.settings import Settings
 
 UP = """
 import logging, sys
-from indexer import settings, up
+from indexer import settings
+from indexer import up
 from indexer.errors import TwinspanError
 logging.basicConfig(level="INFO")
 try:
@@ -38,7 +40,8 @@ except TwinspanError as error:
     sys.exit(1)
 """
 WITHOUT_WORKER = """
-from indexer import settings, up
+from indexer import settings
+from indexer import up
 with up.started(settings.load()) as running:
     running.check()
     running._worker.stop()
@@ -214,7 +217,7 @@ def test_kill_9_leaves_no_postgres_and_a_restart_has_data_and_index(home: Home) 
 
 @pytest.mark.live
 def test_a_postgres_that_dies_is_an_outage_and_comes_back(home: Home) -> None:
-    from indexer import pgdata
+    from indexer.embedded import pgdata
 
     with home.up() as up:
         url = postgres.find(home.postgres)

@@ -19,11 +19,12 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from encoders.types import EncoderInfo
-from indexer import catalog, database, http, indexes, interactions, reindex, spec, sync
+from indexer import catalog, database, http, indexes, interactions, reindex, sync
+from indexer.catalog import spec
 from indexer.embedded import Services
 from indexer.errors import EmbeddedError
-from indexer.http_guard import BODY_MAX, is_loopback
-from indexer.http_server import HttpServer
+from indexer.http.guard import BODY_MAX, is_loopback
+from indexer.http.server import HttpServer
 from indexer.settings import Settings
 from indexer.stores.edge import EdgeStore
 from indexer.towers import Towers

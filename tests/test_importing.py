@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer import catalog, changes, database, importing, interactions, spec, training_data
+from indexer import catalog, changes, database, importing, interactions, training_data
+from indexer.catalog import spec
 from indexer.errors import ImportFailed
 from indexer.importing import values
 from indexer.importing.report import Job

@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from encoders.types import EncoderInfo, HistoryNeeds, VectorSpec
-from indexer import catalog, changes, database, entries, indexes, spec
+from indexer import catalog, changes, database, entries, indexes
+from indexer.catalog import spec
 from indexer.entries import Batch, Written
 from indexer.errors import IndexStateError, UsageError
 from indexer.indexes import Index

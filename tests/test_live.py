@@ -25,7 +25,8 @@ from live import Worker, forget_queue, free_port, purge, redis_server, unique, w
 from live_world import ENCODER_ID, World, make
 from qdrant_rest import QdrantRest
 
-from indexer import database, postgres, schema
+from indexer import database, schema
+from indexer.embedded import postgres
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
 from workers import watch

@@ -19,7 +19,7 @@ import processes
 import psycopg
 import pytest
 
-from indexer import pgdata, postgres
+from indexer.embedded import pgdata, postgres
 from indexer.errors import EmbeddedError
 
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -29,7 +29,7 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pr
 OWNER = """
 import sys
 from pathlib import Path
-from indexer import postgres
+from indexer.embedded import postgres
 server = postgres.start(Path(sys.argv[1]), fsync=False)
 print(server.url)
 sys.stdin.readline()
@@ -39,7 +39,7 @@ print("stopped")
 FORKING_OWNER = """
 import os, sys, time
 from pathlib import Path
-from indexer import postgres
+from indexer.embedded import postgres
 server = postgres.start(Path(sys.argv[1]), fsync=False)
 child = os.fork()
 if child == 0:
@@ -208,7 +208,9 @@ def test_root_without_the_capability_is_told_which_directory_is_closed(
 ORDINARY_USER = """
 import os, sys
 from pathlib import Path
-from indexer import pgdata, postgres, watchdog
+from indexer.embedded import pgdata
+from indexer.embedded import postgres
+from indexer.embedded import watchdog
 folder, uid, gid = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 reading = pgdata.CAP_DAC_READ_SEARCH  # the interpreter itself may lie where only root may look
 watchdog._become(watchdog.Job(command=(), lock="", uid=uid, gid=gid, capability=reading))

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.types import Feature
-from indexer import spec
+from indexer.catalog import spec
+from indexer.catalog.spec import CatalogSpec, Source, TableName
 from indexer.errors import SpecError
-from indexer.spec import CatalogSpec, Source, TableName
 
 FULL = """
 name = "products"

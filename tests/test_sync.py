@@ -12,18 +12,8 @@ import pytest
 import sqlalchemy as sa
 from hashing import HashingEncoder, info
 
-from indexer import (
-    catalog,
-    collection,
-    database,
-    entries,
-    filters,
-    indexes,
-    reindex,
-    spec,
-    sync,
-    verify,
-)
+from indexer import catalog, collection, database, entries, filters, indexes, reindex, sync, verify
+from indexer.catalog import spec
 from indexer.errors import IndexStateError, StoreUnavailable
 from indexer.indexes import Index
 from indexer.settings import Settings

@@ -21,7 +21,7 @@ from hashing import HashingEncoder, info
 from live import REPOSITORY, forget_queue, free_port, purge, unique, wait_until
 from live_world import ENCODER_ID, World, make
 
-from indexer import catalog, changes, collection, database, entries, indexes, reindex
+from indexer import catalog, changes, collection, database, entries, indexes
 from indexer.errors import SettingsError, StoreUnavailable
 from indexer.indexes import Index
 from indexer.settings import Settings

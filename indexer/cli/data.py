@@ -62,7 +62,7 @@ def attach(
 ) -> None:
     """Watch a catalog: install the triggers that its description asks for. Safe to repeat."""
     from indexer import catalog
-    from indexer import spec as specs
+    from indexer.catalog import spec as specs
 
     described = specs.BUILTIN if spec == specs.BUILTIN.name else specs.load(Path(spec))
     with parts.opened() as opened:

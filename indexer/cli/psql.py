@@ -30,8 +30,9 @@ def psql(
 
     As in `twinspan psql -c "SELECT 1"`. The wheel's psql serves where none is installed.
     """
-    from indexer import embedded, pgdata
+    from indexer import embedded
     from indexer import settings as settings_module
+    from indexer.embedded import pgdata
 
     with embedded.database_url(settings_module.load()) as url:
         if show:

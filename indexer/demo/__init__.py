@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from indexer import catalog, importing, reindex, spec, training_data, verify
+from indexer import catalog, importing, reindex, training_data, verify
+from indexer.catalog import spec
 from indexer.demo import fetching, people, stage, story
 from indexer.demo.people import Audience
 from indexer.demo.screen import Screen

@@ -143,7 +143,10 @@ class Audience:
         return [self._keys[row] for row in order]
 
     def _lean(self, rows: IntArray, first: int, second: int) -> FloatArray:
-        return self.shares[rows, first] - self.shares[rows, second]
+        lean: FloatArray = np.subtract(
+            self.shares[rows, first], self.shares[rows, second], dtype=np.float32
+        )
+        return lean
 
     def _distance(self, rows: IntArray, first: int, second: int) -> float:
         lean = np.sort(self._lean(rows, first, second))

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from indexer import embedded, postgres
+from indexer import embedded
 from indexer import settings as settings_module
-from indexer.embedded import Services
+from indexer.embedded import Services, postgres
 from indexer.errors import EmbeddedError
 from indexer.settings import Settings
 

@@ -32,8 +32,9 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from encoders.errors import ArtifactMissing, EncoderError
-from indexer import catalog, changes, entries, http_models, indexes, reindex, verify
+from indexer import catalog, changes, entries, indexes, reindex, verify
 from indexer.embedded import Services
+from indexer.embedded.filling import Filler
 from indexer.errors import (
     CatalogUnknown,
     CollectionMismatch,
@@ -49,10 +50,10 @@ from indexer.errors import (
     TwinspanError,
     UsageError,
 )
-from indexer.filling import Filler
-from indexer.health import Health
-from indexer.http_guard import Guard, problem_response
-from indexer.http_models import (
+from indexer.http import models as http_models
+from indexer.http.guard import Guard, problem_response
+from indexer.http.health import Health
+from indexer.http.models import (
     BuildOut,
     ComparisonOut,
     HealthOut,
@@ -67,7 +68,7 @@ from indexer.http_models import (
     SimilarIn,
     StatusOut,
 )
-from indexer.retrievers import Retrievers
+from indexer.http.retrievers import Retrievers
 
 # The first kind that an error is of decides.
 STATUSES: tuple[tuple[type[Exception], int], ...] = (

@@ -24,13 +24,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from indexer import database, pgdata, postgres, schema
+from indexer import database, schema
+from indexer.embedded import pgdata, postgres
+from indexer.embedded.watchdog import Lock
 from indexer.errors import EmbeddedError
 from indexer.settings import Settings
 from indexer.stores import VectorStore
 from indexer.stores.connect import connect
 from indexer.towers import Towers
-from indexer.watchdog import Lock
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from indexer.catalog.relations import PINNED, Watch, execute, quoted
 from indexer.database import SCHEMA
 from indexer.errors import CatalogError
-from indexer.relations import PINNED, Watch, execute, quoted
 
 CHANNEL = "twinspan"
 CHUNK = 1_000  # keys in one row of `changes`

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from reprlib import Repr
 from typing import NamedTuple, cast
 
-from indexer.spec import CatalogSpec, Source
+from indexer.catalog.spec import CatalogSpec, Source
 
 INT64 = 2**63
 

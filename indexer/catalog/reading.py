@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import UserDefinedType
 
-from indexer import database, rows
+from indexer import database
+from indexer.catalog import rows
+from indexer.catalog.relations import PINNED
+from indexer.catalog.spec import CatalogSpec
 from indexer.errors import CatalogError, DatabaseError
-from indexer.relations import PINNED
-from indexer.spec import CatalogSpec
 
 ARGUMENTS = 90  # of one json_build_array; PostgreSQL takes 100
 

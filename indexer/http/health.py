@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from indexer import changes, entries, indexes
 from indexer.embedded import Services
 from indexer.errors import TwinspanError
-from indexer.http_models import HealthOut
+from indexer.http.models import HealthOut
 
 LATE_S = 30.0  # a change that waits longer is a problem; a busy queue takes well under a second
 

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql
 
+from indexer.catalog.spec import CatalogSpec, FieldSource, Source, TableName, WatchSpec
 from indexer.database import SCHEMA
 from indexer.errors import CatalogUnwatchable, SpecError
-from indexer.spec import CatalogSpec, FieldSource, Source, TableName, WatchSpec
 
 # Text forms and readings that depend on the session are pinned wherever we run.
 PINNED = {

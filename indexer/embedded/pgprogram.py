@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from indexer import pgdata, watchdog
+from indexer.embedded import pgdata, watchdog
 
 LOG_NAME = "postgres.log"
 LOG_BYTES_MAX = 5_000_000  # then it is kept as .log.1 and begun anew, at a start

@@ -28,9 +28,9 @@ from typing import Self
 
 import psycopg
 
-from indexer import pgdata, watchdog
+from indexer.embedded import pgdata, watchdog
+from indexer.embedded.pgprogram import LOG_NAME, Place, Program
 from indexer.errors import EmbeddedError
-from indexer.pgprogram import LOG_NAME, Place, Program
 
 USER = "twinspan"
 DATABASE = "twinspan"

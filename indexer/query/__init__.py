@@ -21,16 +21,17 @@ import sqlalchemy as sa
 
 from encoders.errors import EncodeFailed
 from encoders.types import FloatArray, HistoryItem, SparseVector, UserQuery, UserState
-from indexer import database, filters, interactions, query_input, stores
+from indexer import database, filters, interactions, stores
 from indexer import settings as settings_module
 from indexer.errors import CollectionMissing, QueryError
 from indexer.filters import Filter
-from indexer.hits import Clock, Hit, Hits
-from indexer.query_input import Asked, EventLike, HistoryEntry, Past, Query
+from indexer.query import asked as query_input
+from indexer.query.asked import Asked, EventLike, HistoryEntry, Past, Query
+from indexer.query.hits import Clock, Hit, Hits
+from indexer.query.targets import Resolver, Target
 from indexer.settings import Settings
 from indexer.stores import ScoredPoint, Search, StoredPoint, VectorStore
 from indexer.stores.connect import connect as connect_store
-from indexer.targets import Resolver, Target
 from indexer.towers import Tower
 
 __all__ = ["EventLike", "HistoryEntry", "Hit", "Hits", "Past", "Query", "Retriever"]

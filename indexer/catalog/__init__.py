@@ -13,10 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from indexer import database, reading, relations, schema, tables, triggers
+from indexer import database, schema, tables
+from indexer.catalog import reading, relations, triggers
+from indexer.catalog.relations import Watch
+from indexer.catalog.spec import CatalogSpec
 from indexer.errors import CatalogError, CatalogUnknown
-from indexer.relations import Watch
-from indexer.spec import CatalogSpec
 
 ATTACH_LOCK = 7_204_004  # pg_advisory_xact_lock key: one attach or detach at a time per database
 ATTEMPTS, PAUSE_S = 20, 0.2  # a busy table is tried again, for some seconds in all

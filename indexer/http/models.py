@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from indexer.query import DEFAULT_ALIAS
-from indexer.query_input import HISTORY_MAX
+from indexer.query.asked import HISTORY_MAX
 
 K_MAX = 10_000  # the setting k_max may be lower
 KEY_MAX = 2_000  # characters of a key, an alias, a name
