@@ -17,7 +17,8 @@ from typing import Self, cast
 import psycopg
 import sqlalchemy as sa
 
-from indexer import changes, database, entries, indexes, schema, triggers
+from indexer import changes, database, entries, indexes, schema
+from indexer.catalog import triggers
 from indexer.errors import DatabaseUnavailable, TwinspanError
 from indexer.settings import Settings
 from workers.bell import Bell
