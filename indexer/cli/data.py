@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from indexer.cli import output, parts
 from indexer.cli.output import Json
-from indexer.errors import UsageError
+from indexer.errors import SpecError, UsageError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -66,7 +67,8 @@ def attach(
 
     described = specs.BUILTIN if spec == specs.BUILTIN.name else specs.load(Path(spec))
     with parts.opened() as opened:
-        attached = catalog.attach(opened.engine, described, notify=opened.settings.notify)
+        with _naming(spec):
+            attached = catalog.attach(opened.engine, described, notify=opened.settings.notify)
         items = catalog.count(opened.engine, attached)
     if as_json:
         output.json_document(
@@ -75,6 +77,15 @@ def attach(
         return
     print(f"catalog {attached.name} is attached: {items:,} items")
     output.note("next: `twinspan train content` for an encoder, `twinspan reindex` for an index")
+
+
+@contextmanager
+def _naming(path: str) -> Generator[None]:
+    """What the database finds wrong with a description is told with the file to mend."""
+    try:
+        yield
+    except SpecError as cause:
+        raise SpecError(f"{path}: {cause}") from cause
 
 
 def detach(
