@@ -772,8 +772,9 @@ def test_a_changed_description_has_every_item_of_an_indexed_catalog_read_again(
     number = catalog.get(world.engine, "products").id
     world.run(
         "INSERT INTO indexer.encoders (id, family, uri, vectors) VALUES ('e', 'f', 'u', '[]')",
-        "INSERT INTO indexer.indexes (catalog_id, alias, encoder_id, collection, queue, state) "
-        f"VALUES ({number}, 'products', 'e', 'products-1', 'twinspan', 'live')",
+        "INSERT INTO indexer.indexes "
+        "(catalog_id, alias, encoder_id, collection, queue, state, spec_version) "
+        f"VALUES ({number}, 'products', 'e', 'products-1', 'twinspan', 'live', 1)",
     )
     try:
         world.attach(filters={"stock": "integer"})

@@ -10,8 +10,9 @@ What the function guarantees to the user's statement:
 - It does not fail it. What the user's columns decide runs in a block that catches errors, e.g.
   when a watched column was dropped: then all keys are queued, and if even the keys cannot be read,
   the whole catalog (op T), with a warning.
-- It costs little. Up to SMALL rows are gathered in an array inside that block, which then writes
-  nothing and needs no transaction id of its own. Of larger statements keys are streamed.
+- It costs little. A statement of one row takes a short cut past joins and aggregates. Keys of up
+  to SMALL rows are gathered in an array inside that block, which then writes nothing and needs no
+  transaction id of its own. Those of larger statements are streamed.
 - Plans made for one row serve 100,000: a plan is kept for the session, and a transition table's
   size is not known to it. A full join can only be hashed or merged, never a nested loop.
 """
@@ -43,30 +44,20 @@ SET jit = off{pins}
 AS $twinspan${body}$twinspan$
 """
 
+# Each IF costs a microsecond in each transaction, so the way of a single row has two of them.
 _CAPTURE = """
 -- Made by `twinspan attach`, dropped by `twinspan detach`.
 #variable_conflict use_column
 DECLARE
     twinspan_keys text[];
     twinspan_gone text[];
-    twinspan_queued boolean := false;
+    twinspan_many boolean;
+    twinspan_queued boolean;
 BEGIN
-    BEGIN
-        IF EXISTS (SELECT FROM {rows} OFFSET {small}) THEN
-            INSERT INTO {schema}.changes (catalog_id, item_keys, op)
-            SELECT {catalog_id}, array_agg(key), CASE WHEN gone THEN 'D' ELSE '{op}' END
-            FROM (
-                SELECT key, gone, (row_number() OVER () - 1) / {chunk} AS chunk
-                FROM ({changed}) AS changed WHERE key IS NOT NULL
-            ) AS numbered
-            GROUP BY chunk, gone;
-            twinspan_queued := FOUND;
-        ELSE
-            SELECT array_agg(key) FILTER (WHERE NOT gone), array_agg(key) FILTER (WHERE gone)
-            INTO twinspan_keys, twinspan_gone
-            FROM ({changed}) AS changed WHERE key IS NOT NULL;
-        END IF;
+    BEGIN{capture}
     EXCEPTION WHEN OTHERS THEN
+        twinspan_keys := NULL;
+        twinspan_gone := NULL;
         twinspan_queued := true;
         BEGIN
             INSERT INTO {schema}.changes (catalog_id, item_keys, op)
@@ -86,24 +77,49 @@ BEGIN
             );
         END;
     END;
-    IF cardinality(twinspan_keys) <= {chunk} THEN
+    IF twinspan_gone IS NULL AND cardinality(twinspan_keys) <= {chunk} THEN
         INSERT INTO {schema}.changes (catalog_id, item_keys, op)
         VALUES ({catalog_id}, twinspan_keys, '{op}');
-    ELSIF twinspan_keys IS NOT NULL THEN
+    ELSIF twinspan_keys IS NOT NULL OR twinspan_gone IS NOT NULL THEN
         INSERT INTO {schema}.changes (catalog_id, item_keys, op)
-        SELECT {catalog_id}, array_agg(key), '{op}'
-        FROM unnest(twinspan_keys) WITH ORDINALITY AS one (key, number)
-        GROUP BY (number - 1) / {chunk};
-    END IF;
-    IF twinspan_gone IS NOT NULL THEN
-        INSERT INTO {schema}.changes (catalog_id, item_keys, op)
-        SELECT {catalog_id}, array_agg(key), 'D'
-        FROM unnest(twinspan_gone) WITH ORDINALITY AS one (key, number)
-        GROUP BY (number - 1) / {chunk};
+        SELECT {catalog_id}, array_agg(key), op
+        FROM (
+            SELECT key, number, '{op}' AS op
+            FROM unnest(twinspan_keys) WITH ORDINALITY AS one (key, number)
+            UNION ALL
+            SELECT key, number, 'D'
+            FROM unnest(twinspan_gone) WITH ORDINALITY AS one (key, number)
+        ) AS numbered
+        GROUP BY op, (number - 1) / {chunk};
     END IF;{notify}
     RETURN NULL;
 END
 """
+
+_BY_SIZE = """
+        IF EXISTS (SELECT FROM {rows} OFFSET {small}) THEN
+            INSERT INTO {schema}.changes (catalog_id, item_keys, op)
+            SELECT {catalog_id}, array_agg(key), CASE WHEN gone THEN 'D' ELSE '{op}' END
+            FROM (
+                SELECT key, gone, (row_number() OVER () - 1) / {chunk} AS chunk
+                FROM ({changed}) AS changed WHERE key IS NOT NULL
+            ) AS numbered
+            GROUP BY chunk, gone;
+            twinspan_queued := FOUND;
+            twinspan_keys := NULL;
+            twinspan_gone := NULL;
+        ELSE
+            SELECT array_agg(key) FILTER (WHERE NOT gone), array_agg(key) FILTER (WHERE gone)
+            INTO twinspan_keys, twinspan_gone
+            FROM ({changed}) AS changed WHERE key IS NOT NULL;
+        END IF;"""
+
+# The keys of a single row, or of the first of many. No join, no aggregate.
+_SHORT_CUT = """
+        SELECT {keys}, {gone}, EXISTS (SELECT FROM {rows} OFFSET 1)
+        INTO twinspan_keys, twinspan_gone, twinspan_many FROM {tables} LIMIT 1;
+        IF twinspan_many THEN{by_size}
+        END IF;"""
 
 _CAPTURE_TRUNCATE = """
 -- Made by `twinspan attach`, dropped by `twinspan detach`.
@@ -245,25 +261,57 @@ def _function(name: str, catalog_id: int, watch: Watch, event: Event, *, notify:
         catalog_id=catalog_id,
         op=event.op,
         chunk=CHUNK,
-        small=SMALL,
-        rows=OLD if event.op == "D" else NEW,
-        changed=_changed(watch, event),
+        capture=_capture(catalog_id, watch, event),
         touched=_touched(watch, event),
         notify=_NOTIFY.format(channel=CHANNEL, queued=queued) if notify else "",
     )
     return _FUNCTION.format(schema=SCHEMA, function=name, pins=pins, body=text)
 
 
+def _transition_table(event: Event) -> str:
+    """The one that has a row for every row that the statement changed."""
+    return OLD if event.op == "D" else NEW
+
+
+def _capture(catalog_id: int, watch: Watch, event: Event) -> str:
+    """The statements that gather or write the changed keys."""
+    if event.op == "T":
+        return ""
+    by_size = _BY_SIZE.format(
+        schema=SCHEMA,
+        catalog_id=catalog_id,
+        op=event.op,
+        chunk=CHUNK,
+        small=SMALL,
+        rows=_transition_table(event),
+        changed=_changed(watch, event),
+    )
+    return _short_cut(watch, event, by_size) if watch.unique else by_size
+
+
+def _short_cut(watch: Watch, event: Event, by_size: str) -> str:
+    """The same, faster for a statement of one row, where a row has one key."""
+    rows, names = _transition_table(event), _names(watch)
+    keys, gone = "ARRAY[item.key]", "NULL"
+    tables = f"({_rows(watch, rows, ())}) AS item"
+    if event.op == "U":
+        differ = " OR ".join(f"o.{name} IS DISTINCT FROM n.{name}" for name in ("key", *names))
+        keys = f"CASE WHEN {differ} THEN ARRAY[n.key] END"
+        gone = "CASE WHEN o.key <> n.key THEN ARRAY[o.key] END"
+        tables = f"({_rows(watch, OLD, names)}) AS o, ({_rows(watch, NEW, names)}) AS n"
+    return _SHORT_CUT.format(keys=keys, gone=gone, rows=rows, tables=tables, by_size=by_size)
+
+
 def _changed(watch: Watch, event: Event) -> str:
     """SQL of the changed items: `key`, and whether the row of that key is `gone` by an update."""
     if event.op != "U":
-        return _keys(watch, [OLD if event.op == "D" else NEW])
+        return _keys(watch, [_transition_table(event)])
     return _changed_by_key(watch) if watch.unique else _changed_rows(watch)
 
 
 def _changed_by_key(watch: Watch) -> str:
     """Old and new rows side by side, where no two have the same key."""
-    names = [f"twinspan_{number}" for number in range(len(watch.compared))]
+    names = _names(watch)
     differ = ["o.key IS NULL", "n.key IS NULL"]
     differ += [f"o.{name} IS DISTINCT FROM n.{name}" for name in names]
     return f"""
@@ -276,7 +324,7 @@ def _changed_by_key(watch: Watch) -> str:
 
 def _changed_rows(watch: Watch) -> str:
     """The difference of two bags of rows, for keys that many rows share."""
-    names = [f"twinspan_{number}" for number in range(len(watch.compared))]
+    names = _names(watch)
     differing = f"""
         SELECT key FROM (
             SELECT 1 AS twinspan_side, n.* FROM ({_rows(watch, NEW, names)}) AS n
@@ -297,6 +345,11 @@ def _keys(watch: Watch, tables: Sequence[str]) -> str:
     distinct = "" if watch.unique and len(tables) == 1 else "DISTINCT "
     rows = " UNION ALL ".join(_rows(watch, table, ()) for table in tables)
     return f"SELECT {distinct}{_one_key(watch)}, false AS gone FROM ({rows}) AS twinspan_rows"
+
+
+def _names(watch: Watch) -> list[str]:
+    """What the compared columns are called in `_rows`."""
+    return [f"twinspan_{number}" for number in range(len(watch.compared))]
 
 
 def _rows(watch: Watch, table: str, names: Sequence[str]) -> str:
