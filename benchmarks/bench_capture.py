@@ -34,8 +34,8 @@ from indexer.embedded import postgres
 SCRATCH = "twinspan_bench_capture"
 TABLES = ("bare", "watched", "notified")
 ROWS, BULK = 300_000, 100_000
-SINGLES = 400  # single-row updates of one connection in a round, each a transaction
-SINGLE_ROUNDS = 3  # of those per round of the others: they are short and noisy
+SINGLES = 500  # single-row updates of one connection in a round, each a transaction
+SINGLE_ROUNDS = 6  # of those per round of the others: they are short and noisy
 
 CREATE = """
     CREATE TABLE {table} (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,12 @@ def test_a_mistake_is_answered_in_one_line_with_file_and_field(
 def test_what_every_catalog_has_is_asked_for(missing: str) -> None:
     with pytest.raises(SpecError, match=f"{missing}: missing"):
         spec.parse({name: value for name, value in GOOD.items() if name != missing}, name="f")
+
+
+def test_the_descriptions_in_the_docs_are_good(tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent / "docs" / "catalogs.md"
+    examples = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert [spec.load(written(tmp_path, one)).name for one in examples] == ["products", "offers"]
 
 
 def test_a_file_that_is_none_says_what_it_is(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from indexer import database, schema, tables
-from indexer.catalog import reading, relations, triggers
-from indexer.catalog.relations import Watch
+from indexer.catalog import reading, relations, triggers, watching
 from indexer.catalog.spec import CatalogSpec
+from indexer.catalog.watching import Watch
 from indexer.errors import CatalogError, CatalogUnknown
 
 ATTACH_LOCK = 7_204_004  # pg_advisory_xact_lock key: one attach or detach at a time per database
@@ -168,7 +168,7 @@ def _in_transaction(engine: sa.Engine, work: Work) -> None:
 
 
 def _attach(connection: sa.Connection, spec: CatalogSpec, *, notify: bool) -> None:
-    watches = relations.resolve(connection, spec)
+    watches = watching.resolve(connection, spec)
     catalog_id = _register(connection, spec)
     functions = triggers.install(connection, catalog_id, watches, notify=notify)
     connection.execute(

@@ -25,7 +25,8 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from indexer.catalog.relations import PINNED, Watch, execute, quoted
+from indexer.catalog.relations import PINNED, execute, quoted
+from indexer.catalog.watching import Watch
 from indexer.database import SCHEMA
 from indexer.errors import CatalogError
 
