@@ -348,7 +348,7 @@ def test_metrics_beat_popularity_in_a_world_of_genres(trained: Trained) -> None:
 @pytest.mark.parametrize("family", families.NAMES)
 def test_even_users_get_even_items(family: str, tmp_path: Path) -> None:
     data = checkerboard()
-    options = {"width": 32} if family in LEARNING else {}
+    options = {"width": 32, "epochs": 16, "patience": 16} if family in LEARNING else {}
     info = train.train(family, data, str(tmp_path), config=options, threads=1)
     encoder = artifact.load(info.uri)
     vectors = np.asarray(encoder.encode_items(data.items).vectors[encoder.similar_vector])

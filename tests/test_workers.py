@@ -51,6 +51,7 @@ def an_index(id_: int, *, queue: str = QUEUE, state: str = "live") -> Index:
         collection=f"items-{id_}",
         queue=queue,
         state=state,
+        spec_version=1,
         backfill_cursor=None,
         backfill_done=True,
         error=None,

@@ -37,10 +37,11 @@ MEMORY_POLL_S = 0.01  # low: idle load; high: staleness
 SOCKET_TIMEOUT_S = 10  # Redis: until a silent broker is given up
 REDELIVERY_S = 600  # Redis: until a wake-up whose worker has vanished goes to another
 CHILD_START_S = 60.0  # until a pool child that does not report is started again
+LOOK_UP_S = 1.0  # until an idle worker notices that it is to stop
 SOFT_SHUTDOWN_S = 10.0  # on the second Ctrl-C: until running tasks are cancelled
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
-CHATTY = ("celery.worker.strategy", "celery.app.trace")  # they log every wake-up
+CHATTY = ("celery.worker.strategy", "celery.app.trace", "httpx")  # lines for every wake-up or write
 
 
 class App(Celery):
@@ -85,6 +86,11 @@ class Watch(bootsteps.StartStopStep):
     def create(self, parent: Any) -> Watcher:  # pyright: ignore[reportIncompatibleMethodOverride]
         check_pool(parent)
         return parent.app.watcher()
+
+    def register_with_event_loop(self, _worker: Any, hub: Any) -> None:
+        """The loop looks up once a second: over AMQP it would sleep through a SIGTERM for a minute,
+        as a signal alone does not end its wait for messages."""
+        hub.call_repeatedly(LOOK_UP_S, lambda: None)
 
 
 def make_app(settings: Settings, services: Services | None = None) -> App:
