@@ -34,7 +34,7 @@ catalogs = sa.Table(
     sa.Column("name", sa.Text, nullable=False, unique=True),
     sa.Column("spec", JSONB, nullable=False),
     sa.Column("spec_version", sa.Integer, nullable=False, server_default="1"),
-    sa.Column("watched", JSONB, nullable=False),  # [{table, key, triggers}], for detach
+    sa.Column("watched", JSONB, nullable=False),  # {tables: [{table, key}], functions}
     _timestamp("attached_at", default=True),
 )
 

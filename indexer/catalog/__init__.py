@@ -169,7 +169,9 @@ def _in_transaction(engine: sa.Engine, work: Work) -> None:
 
 def _attach(connection: sa.Connection, spec: CatalogSpec, *, notify: bool) -> None:
     watches = watching.resolve(connection, spec)
-    catalog_id = _register(connection, spec)
+    catalog_id, changed = _register(connection, spec)
+    if changed:
+        triggers.lock(connection, watches)
     functions = triggers.install(connection, catalog_id, watches, notify=notify)
     connection.execute(
         sa.update(tables.catalogs)
@@ -178,25 +180,25 @@ def _attach(connection: sa.Connection, spec: CatalogSpec, *, notify: bool) -> No
     )
 
 
-def _register(connection: sa.Connection, spec: CatalogSpec) -> int:
-    """The id of the catalog's row, which holds this description."""
+def _register(connection: sa.Connection, spec: CatalogSpec) -> tuple[int, bool]:
+    """The id of the catalog's row, which holds this description, and whether it held another."""
     columns, described = tables.catalogs.c, spec.model_dump(mode="json")
     known = connection.execute(
         sa.select(columns.id, columns.spec).where(columns.name == spec.name).with_for_update()
     ).one_or_none()
     if known is None:
         values = {"name": spec.name, "spec": described, "watched": {}}
-        return connection.execute(
-            sa.insert(tables.catalogs).values(values).returning(columns.id)
-        ).scalar_one()
-    if known.spec != described:
-        connection.execute(
-            sa.update(tables.catalogs)
-            .where(columns.id == known.id)
-            .values(spec=described, spec_version=columns.spec_version + 1)
-        )
-        connection.execute(_QUEUE_ALL, {"catalog_id": known.id})
-    return known.id
+        added = sa.insert(tables.catalogs).values(values).returning(columns.id)
+        return connection.execute(added).scalar_one(), False
+    if known.spec == described:
+        return known.id, False
+    connection.execute(
+        sa.update(tables.catalogs)
+        .where(columns.id == known.id)
+        .values(spec=described, spec_version=columns.spec_version + 1)
+    )
+    connection.execute(_QUEUE_ALL, {"catalog_id": known.id})
+    return known.id, True
 
 
 def _watched(watch: Watch) -> dict[str, str]:

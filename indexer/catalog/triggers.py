@@ -190,6 +190,15 @@ def install(
     return wanted
 
 
+def lock(connection: sa.Connection, watches: Sequence[Watch]) -> None:
+    """No transaction is under way that wrote to these tables under the triggers of before: what it
+    changed would be missed. Held until the end of ours. Raises Busy."""
+    for watch in watches:
+        table = quoted(watch.relation.name)
+        sql = f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
+        _run_unless_busy(connection, sql, str(watch.relation.name))
+
+
 def uninstall(connection: sa.Connection, catalog_id: int) -> None:
     """No table is watched for the catalog any more, also one that was renamed or moved since."""
     _drop(connection, _installed(connection, catalog_id))
