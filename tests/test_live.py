@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import films
 import psycopg
 import pytest
 import redis
@@ -25,10 +26,13 @@ from live import Worker, forget_queue, free_port, purge, redis_server, unique, w
 from live_world import ENCODER_ID, World, make
 from qdrant_rest import QdrantRest
 
-from indexer import database, schema
+from indexer import catalog, database, reindex, schema, verify
+from indexer.catalog import spec
 from indexer.embedded import postgres
+from indexer.settings import Settings
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
+from indexer.towers import Towers
 from workers import watch
 
 pytestmark = pytest.mark.live
@@ -576,7 +580,7 @@ def test_an_idle_worker_costs_next_to_nothing(world: World, start: Start, broker
     time.sleep(6)  # the measure: processor time over real time
     share = (worker.cpu_s() - before) / (time.monotonic() - began)
     print(f"idle leader: {100 * share:.1f} % of a core")
-    assert share < 0.04  # 2 % here; the margin is for slower machines
+    assert share < 0.02  # 0.7 % where this was written
 
 
 def test_no_password_is_ever_logged(
@@ -620,3 +624,47 @@ def test_the_encoder_is_known_by_digest_or_the_work_is_left(
     world.run("UPDATE indexer.indexes SET encoder_id = :id", id=ENCODER_ID)
     wait_clean(world, worker)
     assert world.assert_agrees() == 1
+
+
+def test_trained_towers_are_loaded_from_their_folders_in_prefork_children(
+    engine: sa.Engine,
+    server: QdrantRest,
+    database_url: str,
+    broker: str,
+    queue: str,
+    tmp_path: Path,
+    settings: Settings,
+) -> None:
+    """Nothing of the tests in the worker: torch in children, and two indexes of two encoders."""
+    catalog.attach(engine, spec.BUILTIN)
+    store, towers = QdrantStore(url=server.url), Towers(settings)
+    encoders = [films.trained(tmp_path / "encoders", weight=weight) for weight in (0.2, 0.6)]
+    built = [
+        reindex.start(engine, store, catalog_name="items", encoder_uri=one.uri, queue=queue)
+        for one in encoders
+    ]
+    films.insert(engine, films.rows(400))
+    worker = Worker(
+        folder=tmp_path,
+        environment={
+            "TWINSPAN_DATABASE_URL": database_url,
+            "TWINSPAN_QDRANT_URL": server.url,
+            "TWINSPAN_BROKER_URL": broker,
+        },
+        queue=queue,
+        options=("--pool=prefork", "--concurrency=2"),
+        faults=False,
+    )
+    with worker:
+        for index in built:
+            for _ in reindex.fill(engine, index):
+                pass
+        world = World(engine=engine, store=store, index=built[0])
+        wait_clean(world, worker)
+        for index, encoder in zip(built, encoders, strict=True):
+            tower = towers.get(encoder.id, encoder.uri)
+            seen = verify.compare(engine, store, index, tower=tower)
+            assert (seen.items, seen.agree, seen.drift) == (400, 400, 0), seen
+        assert worker.terminate(within_s=20) < 20
+    assert "Traceback" not in worker.log()
+    store.close()

@@ -11,13 +11,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import closing
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, cast
 
 import psycopg
 import sqlalchemy as sa
 
-from indexer import changes, database, entries, indexes, schema
+from indexer import changes, database, entries, entries_sql, indexes, schema
 from indexer.catalog import triggers
 from indexer.errors import DatabaseUnavailable, TwinspanError
 from indexer.settings import Settings
@@ -41,6 +43,13 @@ KEEPALIVES = {
     "tcp_user_timeout": "10000",
     "options": "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
 }
+
+_TRY_LOCK = sa.text("SELECT pg_try_advisory_lock(:key)")
+_LOOK = sa.text(f"""
+    SELECT last_value, EXISTS (SELECT FROM indexer.changes)
+        OR EXISTS (SELECT FROM indexer.entries WHERE {entries_sql.DUE})
+    FROM indexer.fences
+""")
 
 
 def engine(url: str) -> sa.Engine:
@@ -78,13 +87,12 @@ class Watcher:
         while not self._stop.is_set():
             started = time.monotonic()
             try:
-                self._follow()
+                with closing(self._bell):
+                    self._follow()
             except TwinspanError as cause:
                 log.warning("the watcher waits: %s", cause)
             except Exception:
                 log.exception("the watcher met a bug, and goes on")
-            finally:
-                self._bell.close()
             if time.monotonic() - started > PAUSE_MAX_S:  # it worked for a while
                 pause_s = PAUSE_S
             self._stop.wait(pause_s)
@@ -105,9 +113,12 @@ class Watcher:
 
     def _lead(self, lock: Lock) -> None:
         while not self._stop.is_set():
-            fence = lock.last_fence()
-            moved = changes.route(self._engine, limit=self._settings.route_items)
-            self._bell.ring(indexes.due(self._engine), fence=fence)
+            look = lock.look()
+            moved = (
+                changes.route(self._engine, limit=self._settings.route_items) if look.work else 0
+            )
+            due = indexes.due(self._engine) if look.work else []
+            self._bell.ring(due, fence=look.fence)
             self._purge()
             if not moved:
                 self._wait(lock)
@@ -127,6 +138,14 @@ class Watcher:
             self._purged_at = time.monotonic()
             gone = entries.purge(self._engine, tombstone_s=self._settings.tombstone_s)
             log.info("%d ledger rows of deleted items are gone", gone)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """`fence` is that of the newest claim, `work` whether anything is to be routed or claimed."""
+
+    fence: int
+    work: bool
 
 
 class Lock:
@@ -154,7 +173,8 @@ class Lock:
 
     def take(self) -> bool:
         """Whether this connection holds the lock now."""
-        return bool(self._scalar("SELECT pg_try_advisory_lock(:key)", key=LEADER_LOCK))
+        with database.translated(self._engine):
+            return bool(self._connection.scalar(_TRY_LOCK, {"key": LEADER_LOCK}))
 
     def listen(self) -> None:
         with database.translated(self._engine):
@@ -167,14 +187,11 @@ class Lock:
         except psycopg.Error as cause:
             raise DatabaseUnavailable(f"PostgreSQL is gone while listening: {cause}") from cause
 
-    def last_fence(self) -> int:
-        """The fence of the newest claim; proves that the connection is alive."""
-        return int(self._scalar("SELECT last_value FROM indexer.fences"))
-
-    def _scalar(self, statement: str, **parameters: int) -> int:
+    def look(self) -> Look:
+        """One cheap statement, many times a second; proves that the connection is alive."""
         with database.translated(self._engine):
-            value: int | None = self._connection.scalar(sa.text(statement), parameters)
-        return value or 0
+            fence, work = self._connection.execute(_LOOK).one()
+        return Look(fence=fence, work=work)
 
     def _driver(self) -> psycopg.Connection[tuple[object, ...]]:
         driver = self._connection.connection.driver_connection
