@@ -53,12 +53,6 @@ def queue() -> str:
     return unique("live")
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def each_broker(request: pytest.FixtureRequest, service: Service, queue: str) -> Iterator[str]:
-    yield (url := service(request.param))
-    forget_queue(url, queue)
-
-
 @pytest.fixture
 def broker(service: Service, queue: str) -> Iterator[str]:
     yield (url := service("redis"))
@@ -123,10 +117,15 @@ def leased(engine: sa.Engine) -> int:
 # -- the way through --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("broker_name", "pool"),
+    [("redis", "solo"), ("redis", "threads"), ("rabbitmq", "solo"), ("rabbitmq", "prefork")],
+)
 def test_changes_reach_the_store_through_a_worker(
-    world: World, start: Start, each_broker: str
+    broker_name: str, pool: str, world: World, start: Start, service: Service, queue: str
 ) -> None:
-    worker = start(each_broker)
+    broker = service(broker_name)
+    worker = start(broker, f"--pool={pool}", "--concurrency=2")
     world.insert(keys(500))
     wait_clean(world, worker)
     assert world.assert_agrees() == 500
@@ -138,6 +137,7 @@ def test_changes_reach_the_store_through_a_worker(
     assert worker.terminate(within_s=10) < 10
     assert worker.process.returncode == 0
     assert "Traceback" not in worker.log()
+    forget_queue(broker, queue)
 
 
 def test_a_backlog_draws_in_every_worker(world: World, start: Start, broker: str) -> None:
@@ -526,6 +526,9 @@ def test_users_never_wait_for_a_worker_that_holds_claims(
     worker.kill_group()
 
 
+IMPATIENT = "-c lock_timeout=3s"  # a user who has to wait is told, and the test fails
+
+
 def _users(url: str, n: int) -> dict[str, float]:
     """The slowest statement in seconds, by kind, of two sessions that write at the same time; then
     of a TRUNCATE. The rows are there again afterwards."""
@@ -540,7 +543,7 @@ def _users(url: str, n: int) -> dict[str, float]:
 
     def session(rows: Sequence[str]) -> None:
         try:
-            with psycopg.connect(url, autocommit=True) as connection:
+            with psycopg.connect(url, autocommit=True, options=IMPATIENT) as connection:
                 update = "UPDATE public.items SET title = title || '.' WHERE id = %s"
                 for key in rows:
                     timed("single", connection.cursor(), update, key)
@@ -559,7 +562,7 @@ def _users(url: str, n: int) -> dict[str, float]:
     for one in sessions:
         one.join()
     assert not errors, errors
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(url, autocommit=True, options=IMPATIENT) as connection:
         timed("truncate", connection.cursor(), "TRUNCATE public.items")
         connection.execute(
             "INSERT INTO public.items (id, title) SELECT k, 'film ' || k FROM unnest(%s::text[]) k",
