@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+import redis
 from kombu import Connection
+from kombu.exceptions import OperationalError
 
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
@@ -174,8 +176,14 @@ def purge(url: str, queue: str) -> int:
 
 
 def forget_queue(url: str, queue: str) -> None:
-    """The broker remembers nothing of a test's queue."""
-    with contextlib.suppress(Exception), Connection(url) as connection:
+    """The broker remembers nothing of a test's queue; no worker may be using it any more."""
+    if url.startswith("redis:"):
+        bindings = [f"_kombu.binding.{queue}", f"_kombu.binding_permanent.{queue}"]
+        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(url) as server:
+            server.delete(queue, *bindings)
+        return
+    with contextlib.suppress(OperationalError), Connection(url) as connection:
+        connection.ensure_connection(max_retries=1)
         channel = connection.channel()
         channel.queue_delete(queue)
         channel.exchange_delete(queue)

@@ -77,7 +77,8 @@ Start = Callable[..., Worker]
 
 @pytest.fixture
 def start(tmp_path: Path, database_url: str, server: QdrantRest, queue: str) -> Iterator[Start]:
-    """`start(broker, pool options..., environment)` is a ready worker; killed after the test."""
+    """`start(broker, pool options..., environment)` is a ready worker. After the test all are
+    killed, and their queues forgotten."""
     with ExitStack() as stack:
 
         def begin(
@@ -94,6 +95,7 @@ def start(tmp_path: Path, database_url: str, server: QdrantRest, queue: str) -> 
                 **(environment or {}),
             }
             pool = options or ("--pool=solo",)
+            stack.callback(forget_queue, broker, queues)
             worker = Worker(folder=tmp_path, environment=settings, queue=queues, options=pool)
             return stack.enter_context(worker).wait_ready()
 
@@ -137,7 +139,6 @@ def test_changes_reach_the_store_through_a_worker(
     assert worker.terminate(within_s=10) < 10
     assert worker.process.returncode == 0
     assert "Traceback" not in worker.log()
-    forget_queue(broker, queue)
 
 
 def test_a_backlog_draws_in_every_worker(world: World, start: Start, broker: str) -> None:
@@ -165,8 +166,6 @@ def test_indexes_are_worked_on_by_the_workers_of_their_queue(
     wait_until(first.is_clean, within_s=20, what="both", log=plain.log)
     assert f"index {first.index.id}: {{" not in with_gpu.log()
     assert first.assert_agrees() == 10
-    for name in (cpu, gpu):
-        forget_queue(broker, name)
     store.close()
 
 
@@ -281,7 +280,6 @@ def test_whole_workers_killed_at_every_step_lose_nothing(
         wait_until(all_died, within_s=150, what="all deaths", log=lambda: str(kills(faults)))
     wait_until(lambda: all_died() and world.is_clean(), within_s=60, what="nothing is dirty")
     assert world.assert_agrees() > 1_000
-    forget_queue(broker, queue)
 
 
 def leader_pids(engine: sa.Engine) -> set[int]:
@@ -399,7 +397,6 @@ def test_a_rabbitmq_queue_that_is_purged_in_mid_backlog_costs_no_change(
         purge(broker, queue)
     wait_clean(world, worker)
     assert world.assert_agrees() == 1_000
-    forget_queue(broker, queue)
 
 
 def test_a_store_that_fails_for_ten_seconds_costs_no_change_and_no_attempt(
