@@ -83,6 +83,7 @@ indexes = sa.Table(
     sa.Column("spec_version", sa.Integer, nullable=False),  # of the description it follows
     sa.Column("backfill_cursor", sa.Text, nullable=True),  # last key filled in, in catalog order
     sa.Column("backfill_done", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("adopts", sa.Text, nullable=True),  # collection whose vectors may be taken over
     sa.Column("gate", JSONB, nullable=True),
     sa.Column("error", sa.Text, nullable=True),
     _timestamp("created_at", default=True),
@@ -132,6 +133,8 @@ entries = sa.Table(
     sa.Column("content_hash", BYTEA, nullable=True),
     sa.Column("payload_hash", BYTEA, nullable=True),
     sa.Column("present", sa.Boolean, nullable=False, server_default=sa.false()),
+    # When a writer last vanished whose write may still arrive; NULL: none is out there.
+    _timestamp("lost_at", nullable=True),
     sa.Index(
         "entries_dirty",
         "lane",
@@ -142,6 +145,61 @@ entries = sa.Table(
 )
 
 fences = sa.Sequence("fences", metadata=metadata)  # one value per claim, over all indexes
+
+ROLLOUT_ACTIONS = ("start", "cancel", "gate", "promote", "rollback", "retire", "repair")
+
+# What was done to indexes, by whom, and whether against the gate's advice.
+rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("index_id", sa.Integer, sa.ForeignKey("indexes.id"), nullable=False),
+    sa.Column("alias", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("by", sa.Text, nullable=False, server_default=sa.text("CURRENT_USER")),
+    _timestamp("at", default=True),
+    sa.Column("forced", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("report", JSONB, nullable=True),
+    sa.CheckConstraint(
+        "action IN ('start', 'cancel', 'gate', 'promote', 'rollback', 'retire', 'repair')",
+        name="rollouts_action",
+    ),
+    sa.Index("rollouts_by_alias", "alias", "id"),
+)
+
+# One comparison of catalog, ledger and store, with the cursor that it goes on from.
+verifications = sa.Table(
+    "verifications",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("index_id", sa.Integer, sa.ForeignKey("indexes.id"), nullable=False),
+    sa.Column("mode", sa.Text, nullable=False),  # once or continuous
+    sa.Column("options", JSONB, nullable=False),  # vectors, repair, rate
+    sa.Column("phase", sa.Text, nullable=False),
+    sa.Column("cursor", sa.Text, nullable=True),
+    sa.Column("counts", JSONB, nullable=False, server_default="{}"),
+    sa.Column("examples", JSONB, nullable=False, server_default="{}"),
+    _timestamp("started_at", default=True),
+    _timestamp("updated_at", default=True),
+    _timestamp("finished_at", nullable=True),
+    sa.CheckConstraint("mode IN ('once', 'continuous')", name="verifications_mode"),
+    sa.Index("verifications_by_index", "index_id", "id"),
+)
+
+# Live queries that were also asked of an index that is being built.
+shadow_reads = sa.Table(
+    "shadow_reads",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("index_id", sa.Integer, sa.ForeignKey("indexes.id"), nullable=False),
+    sa.Column("live_index_id", sa.Integer, sa.ForeignKey("indexes.id"), nullable=False),
+    _timestamp("at", default=True),
+    sa.Column("k", sa.Integer, nullable=False),
+    sa.Column("overlap", sa.REAL, nullable=False),
+    sa.Column("live_ms", sa.REAL, nullable=False),
+    sa.Column("shadow_ms", sa.REAL, nullable=False),
+    sa.Index("shadow_reads_by_index", "index_id", "at"),
+)
 
 # What users did: training data, and the histories that `recommend(user_key=...)` reads.
 interactions = sa.Table(

@@ -11,6 +11,7 @@ from indexer.entries import Batch, Claim
 from indexer.errors import StoreRejected
 from indexer.plan import Plan, Task
 from indexer.stores import (
+    CONTENT_FIELD,
     FENCE_FIELD,
     KEY_FIELD,
     VERSION_FIELD,
@@ -66,20 +67,23 @@ class _Writer:
 
     def set_payload(self, tasks: Sequence[Task]) -> None:
         def write(some: Sequence[Task]) -> None:
-            payloads = {
-                task.claim.key: self._payload(task.claim, task.item.payload) for task in some
-            }
+            payloads = {task.claim.key: self._payload(task, task.item.payload) for task in some}
             self.store.set_payload_if_newer(self.collection, payloads, fence=self.fence)
 
         _or_halve(tasks, write, lambda task: task.claim.key, self.rejected)
 
     def _point(self, task: Task, encoding: Encoding) -> Point:
-        payload = self._payload(task.claim, {**task.item.payload, **encoding.payload})
+        payload = self._payload(task, {**task.item.payload, **encoding.payload})
         return Point(key=task.claim.key, vectors=encoding.vectors, payload=payload)
 
-    def _payload(self, claim: Claim, fields: Mapping[str, object]) -> dict[str, object]:
-        stamp = {KEY_FIELD: claim.key, VERSION_FIELD: claim.wanted, FENCE_FIELD: self.fence}
-        return {**fields, **stamp}
+    def _payload(self, task: Task, fields: Mapping[str, object]) -> dict[str, object]:
+        return {
+            **fields,
+            KEY_FIELD: task.claim.key,
+            VERSION_FIELD: task.claim.wanted,
+            FENCE_FIELD: self.fence,
+            CONTENT_FIELD: task.content_hash.hex(),
+        }
 
 
 def _or_halve(

@@ -53,6 +53,7 @@ CREATE TABLE indexer.indexes (
     live_at timestamp with time zone,
     standby_at timestamp with time zone,
     retired_at timestamp with time zone,
+    adopts text,
     CONSTRAINT indexes_catalog_id_fkey FOREIGN KEY (catalog_id) REFERENCES indexer.catalogs(id),
     CONSTRAINT indexes_collection_key UNIQUE (collection),
     CONSTRAINT indexes_encoder_id_fkey FOREIGN KEY (encoder_id) REFERENCES indexer.encoders(id),
@@ -74,9 +75,57 @@ CREATE TABLE indexer.interactions (
 );
 CREATE INDEX interactions_history ON indexer.interactions USING btree (catalog, user_key, occurred_at DESC, id DESC);
 
+CREATE TABLE indexer.rollouts (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    index_id integer NOT NULL,
+    alias text NOT NULL,
+    action text NOT NULL,
+    by text NOT NULL DEFAULT CURRENT_USER,
+    at timestamp with time zone NOT NULL DEFAULT now(),
+    forced boolean NOT NULL DEFAULT false,
+    report jsonb,
+    CONSTRAINT rollouts_action CHECK ((action = ANY (ARRAY['start'::text, 'cancel'::text, 'gate'::text, 'promote'::text, 'rollback'::text, 'retire'::text, 'repair'::text]))),
+    CONSTRAINT rollouts_index_id_fkey FOREIGN KEY (index_id) REFERENCES indexer.indexes(id),
+    CONSTRAINT rollouts_pkey PRIMARY KEY (id)
+);
+CREATE INDEX rollouts_by_alias ON indexer.rollouts USING btree (alias, id);
+
+CREATE TABLE indexer.shadow_reads (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    index_id integer NOT NULL,
+    live_index_id integer NOT NULL,
+    at timestamp with time zone NOT NULL DEFAULT now(),
+    k integer NOT NULL,
+    overlap real NOT NULL,
+    live_ms real NOT NULL,
+    shadow_ms real NOT NULL,
+    CONSTRAINT shadow_reads_index_id_fkey FOREIGN KEY (index_id) REFERENCES indexer.indexes(id),
+    CONSTRAINT shadow_reads_live_index_id_fkey FOREIGN KEY (live_index_id) REFERENCES indexer.indexes(id),
+    CONSTRAINT shadow_reads_pkey PRIMARY KEY (id)
+);
+CREATE INDEX shadow_reads_by_index ON indexer.shadow_reads USING btree (index_id, at);
+
 CREATE TABLE indexer.users (
     user_key text NOT NULL,
     features jsonb NOT NULL DEFAULT '{}'::jsonb,
     updated_at timestamp with time zone NOT NULL DEFAULT now(),
     CONSTRAINT users_pkey PRIMARY KEY (user_key)
 );
+
+CREATE TABLE indexer.verifications (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    index_id integer NOT NULL,
+    mode text NOT NULL,
+    options jsonb NOT NULL,
+    phase text NOT NULL,
+    cursor text,
+    counts jsonb NOT NULL DEFAULT '{}'::jsonb,
+    examples jsonb NOT NULL DEFAULT '{}'::jsonb,
+    started_at timestamp with time zone NOT NULL DEFAULT now(),
+    updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    finished_at timestamp with time zone,
+    CONSTRAINT verifications_index_id_fkey FOREIGN KEY (index_id) REFERENCES indexer.indexes(id),
+    CONSTRAINT verifications_mode CHECK ((mode = ANY (ARRAY['once'::text, 'continuous'::text]))),
+    CONSTRAINT verifications_pkey PRIMARY KEY (id)
+);
+CREATE INDEX verifications_by_index ON indexer.verifications USING btree (index_id, id);

@@ -20,9 +20,10 @@ from indexer.filters import FieldKind, Filter
 
 KEY_FIELD = "_key"  # the item's key, as its catalog writes it; keyword-indexed
 VERSION_FIELD = "_version"  # `wanted` at the claim that wrote the point
-METADATA_FORMAT = 1  # of what an index keeps with its collection, for retrievers
-
 FENCE_FIELD = "_fence"  # the fence of that claim; integer-indexed
+CONTENT_FIELD = "_content"  # hex hash of the features that its vectors were made of
+
+METADATA_FORMAT = 1  # of what an index keeps with its collection, for retrievers
 
 NAMESPACE = uuid.UUID("9f0f2a3e-6b2c-5d0c-9a53-6f1d8a6f7d11")
 
