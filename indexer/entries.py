@@ -24,10 +24,15 @@ DEATHS_TO_QUARANTINE = 10
 # Backfill gets at least this share of a claim, so that a steady stream of changes cannot starve it.
 BACKFILL_SHARE = 8  # one in eight
 
+# How long a vanished writer's write may still arrive, in seconds, and how long tombstones are kept.
+TOMBSTONE_S = 86_400.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One leased entry. Hashes are None unless the ledger is certain of what the store holds."""
+    """One leased entry. Hashes are None unless the ledger is certain of what the store holds.
+    `doubtful` means that an earlier holder vanished, so that `present` is no more than a guess and
+    a write may still arrive: a deleted item then needs a tombstone."""
 
     key: str
     wanted: int
@@ -37,6 +42,7 @@ class Claim:
     content_hash: bytes | None
     payload_hash: bytes | None
     present: bool
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +101,13 @@ class Summary:
 
 
 def claim(
-    engine: sa.Engine, index_id: int, *, limit: int, lease_s: float, deaths: int | None = None
+    engine: sa.Engine,
+    index_id: int,
+    *,
+    limit: int,
+    lease_s: float,
+    deaths: int | None = None,
+    tombstone_s: float = TOMBSTONE_S,
 ) -> Batch | None:
     """Lease up to `limit` dirty entries for `lease_s` seconds under one new fence: deletes first,
     then live changes, then backfill (which always gets its share, on top of `limit`), each oldest
@@ -108,6 +120,7 @@ def claim(
         "reserve": max(1, limit // BACKFILL_SHARE),
         "lease_s": lease_s,
         "deaths": deaths or DEATHS_TO_QUARANTINE,
+        "tombstone_s": tombstone_s,
     }
     deadline = time.monotonic() + lease_s  # before the lease begins, so never too late
     with database.begin(engine) as connection:
@@ -126,14 +139,15 @@ def ack_if_held(
     engine: sa.Engine, batch: Batch, written: Sequence[Written], *, read_at: datetime
 ) -> int:
     """The entries that still carry this batch's fence are clean up to the version claimed. The
-    others have a new holder: their `wanted` grows, so that whoever comes next repairs what this
-    late writer may have done. `read_at` is when the rows were read: later changes count from
-    there. Call it only after the store has made the write durable. Returns how many were held."""
+    others have a new holder, or had one and are forgotten: their `wanted` grows, so that whoever
+    comes next repairs what this late writer may have done. `read_at` is when the rows were read:
+    later changes count from there. Call it only after the store has made the write durable. Returns
+    how many were held."""
     if not written:
         return 0
     rows = sorted(written, key=lambda one: one.claim.key)
     with database.begin(engine) as connection:
-        held = connection.scalars(
+        found = connection.execute(
             sql.ACK,
             {
                 "index_id": batch.index_id,
@@ -146,14 +160,24 @@ def ack_if_held(
                 "payload": [row.payload_hash for row in rows],
             },
         ).all()
-    return sum(held)
+        held = {key: held for key, held in found}
+        forgotten = [row.claim.key for row in rows if row.claim.key not in held]
+        if forgotten:
+            connection.execute(sql.RECALL, {"index_id": batch.index_id, "keys": forgotten})
+    return sum(held.values())
 
 
 def release_if_held(
-    engine: sa.Engine, batch: Batch, keys: Sequence[str], *, pause_s: float = 0
+    engine: sa.Engine,
+    batch: Batch,
+    keys: Sequence[str],
+    *,
+    pause_s: float = 0,
+    doubtful: bool = False,
 ) -> int:
     """The leases are given back and the attempts with them: due again after `pause_s` seconds,
-    charged to nobody. For outages and shutdowns. Returns how many were still held."""
+    charged to nobody. For outages and shutdowns. `doubtful` when a write was under way, which may
+    still arrive. Returns how many were still held."""
     if not keys:
         return 0
     with database.begin(engine) as connection:
@@ -164,6 +188,7 @@ def release_if_held(
                 "fence": batch.fence,
                 "keys": sorted(keys),
                 "pause_s": pause_s,
+                "doubtful": doubtful,
             },
         ).rowcount
 
@@ -241,6 +266,9 @@ def summary(engine: sa.Engine, *, index_id: int | None = None) -> dict[int, Summ
 
 
 def purge(engine: sa.Engine, *, tombstone_s: float) -> int:
-    """Entries of items deleted longer ago than `tombstone_s` seconds are gone. Returns how many."""
+    """Entries of items deleted longer ago than `tombstone_s` seconds are gone; those that have a
+    tombstone in the store are wanted once more first, to have it deleted. Returns how many are
+    gone."""
     with database.begin(engine) as connection:
+        connection.execute(sql.UNBURY, {"tombstone_s": tombstone_s})
         return connection.execute(sql.PURGE, {"tombstone_s": tombstone_s}).rowcount

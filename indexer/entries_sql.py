@@ -57,12 +57,14 @@ CLAIM = sa.text(f"""
         error = CASE WHEN chosen.suspect AND e.attempts >= :deaths
                      THEN 'its worker died ' || e.attempts || ' times in a row while it held it'
                      ELSE e.error END,
+        lost_at = CASE WHEN chosen.suspect THEN now() ELSE e.lost_at END,
         content_hash = NULL, payload_hash = NULL
     FROM chosen
     WHERE e.index_id = :index_id AND e.item_key = chosen.item_key
       AND e.item_key = ANY(ARRAY(SELECT item_key FROM chosen))
     RETURNING e.item_key AS key, e.wanted, e.attempts, e.lane, e.changed_at, e.present,
-              chosen.content_hash, chosen.payload_hash, e.quarantined
+              chosen.content_hash, chosen.payload_hash, e.quarantined,
+              coalesce(e.lost_at > now() - make_interval(secs => :tombstone_s), false) AS doubtful
 """)
 
 # Hashes are put back only where nothing asked for another write meanwhile: a late writer's ack
@@ -96,7 +98,18 @@ ACK = sa.text("""
     FROM acked, locked
     WHERE e.index_id = :index_id AND e.item_key = acked.item_key
       AND e.item_key = locked.item_key AND e.item_key = ANY(CAST(:keys AS text[]))
-    RETURNING e.fence = :fence
+    RETURNING e.item_key, e.fence = :fence
+""")
+
+# A late writer's items that the ledger has forgotten meanwhile are wanted again.
+RECALL = sa.text("""
+    INSERT INTO indexer.entries AS e (index_id, item_key, lane, changed_at, lost_at)
+    SELECT i.id, item_key, 0, now(), now()
+    FROM indexer.indexes AS i, unnest(CAST(:keys AS text[])) AS item_key
+    WHERE i.id = :index_id AND i.state IN ('building', 'live', 'standby')
+    ORDER BY item_key COLLATE "C"
+    ON CONFLICT (index_id, item_key) DO UPDATE SET
+        wanted = e.wanted + 1, due_at = now(), content_hash = NULL, payload_hash = NULL
 """)
 
 RELEASE = sa.text("""
@@ -108,6 +121,7 @@ RELEASE = sa.text("""
     )
     UPDATE indexer.entries AS e
     SET lease_until = NULL, attempts = greatest(e.attempts - 1, 0),
+        lost_at = CASE WHEN :doubtful THEN now() ELSE e.lost_at END,
         due_at = now() + make_interval(secs => :pause_s)
     FROM locked
     WHERE e.index_id = :index_id AND e.item_key = locked.item_key
@@ -146,14 +160,15 @@ FILL = sa.text("""
     ON CONFLICT (index_id, item_key) DO NOTHING
 """)
 
-# Marked entries are written in full: their hashes are forgotten.
+# Marked entries are written in full, whatever the ledger believes: their hashes are forgotten, and
+# whether their points exist is in doubt.
 MARK = sa.text("""
-    INSERT INTO indexer.entries AS e (index_id, item_key, lane, changed_at)
-    SELECT :index_id, item_key, :lane, now() FROM unnest(CAST(:keys AS text[])) AS item_key
+    INSERT INTO indexer.entries AS e (index_id, item_key, lane, changed_at, lost_at)
+    SELECT :index_id, item_key, :lane, now(), now() FROM unnest(CAST(:keys AS text[])) AS item_key
     ORDER BY item_key COLLATE "C"
     ON CONFLICT (index_id, item_key) DO UPDATE SET
         wanted = e.wanted + 1, attempts = 0, error = NULL, quarantined = false, due_at = now(),
-        content_hash = NULL, payload_hash = NULL,
+        content_hash = NULL, payload_hash = NULL, lost_at = now(),
         lane = CASE WHEN e.wanted > e.written THEN least(e.lane, excluded.lane)
                     ELSE excluded.lane END
 """)
@@ -196,8 +211,21 @@ SUMMARY = sa.text("""
     GROUP BY index_id ORDER BY index_id
 """)
 
+UNBURY = sa.text("""
+    WITH buried AS (
+        SELECT index_id, item_key FROM indexer.entries
+        WHERE NOT present AND wanted = written AND lease_until IS NULL
+          AND changed_at < now() - make_interval(secs => :tombstone_s)
+          AND lost_at < now() - make_interval(secs => :tombstone_s)
+        ORDER BY index_id, item_key FOR UPDATE
+    )
+    UPDATE indexer.entries AS e
+    SET wanted = e.wanted + 1, lane = 2, due_at = now(), attempts = 0, lost_at = NULL
+    FROM buried WHERE e.index_id = buried.index_id AND e.item_key = buried.item_key
+""")
+
 PURGE = sa.text("""
     DELETE FROM indexer.entries
-    WHERE NOT present AND wanted = written AND lease_until IS NULL
+    WHERE NOT present AND wanted = written AND lease_until IS NULL AND lost_at IS NULL
       AND changed_at < now() - make_interval(secs => :tombstone_s)
 """)

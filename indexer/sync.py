@@ -31,6 +31,7 @@ from indexer.plan import Plan, Task
 from indexer.settings import Settings
 from indexer.stores import VectorStore
 from indexer.towers import Tower, Towers
+from indexer.writing import Unsettled
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,13 @@ class _Drain:
             return
         limit = min(self.limits.get(index.id, FIRST_BATCH), self.settings.batch_items)
         with self.report.stage("claim"):
-            batch = entries.claim(self.engine, index.id, limit=limit, lease_s=self.settings.lease_s)
+            batch = entries.claim(
+                self.engine,
+                index.id,
+                limit=limit,
+                lease_s=self.settings.lease_s,
+                tombstone_s=self.settings.tombstone_s,
+            )
         if batch is None or not batch.claims:
             return
         started = time.monotonic()
@@ -144,7 +151,8 @@ class _Drain:
             self.work(index, tower, batch)
         except (StoreError, TowerFailed) as cause:
             self.leave_alone(index, str(cause))
-            self.release(batch, pause_s=OUTAGE_PAUSE_S)
+            doubtful = isinstance(cause, Unsettled)
+            self.release(batch, pause_s=OUTAGE_PAUSE_S, doubtful=doubtful)
         except _Stopped:
             self.release(batch, pause_s=0)
         else:
@@ -170,9 +178,11 @@ class _Drain:
         self.report.outages.append(f"index {index.id}: {why}")
         self.left_alone.add(index.id)
 
-    def release(self, batch: Batch, *, pause_s: float) -> None:
+    def release(self, batch: Batch, *, pause_s: float, doubtful: bool = False) -> None:
         keys = [claim.key for claim in batch.claims]
-        self.report.released += entries.release_if_held(self.engine, batch, keys, pause_s=pause_s)
+        self.report.released += entries.release_if_held(
+            self.engine, batch, keys, pause_s=pause_s, doubtful=doubtful
+        )
 
     def work(self, index: Index, tower: Tower, batch: Batch) -> None:
         """Read, plan, encode, write and ack one batch."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from indexer.encoding import Encoding
 from indexer.entries import Batch, Claim
-from indexer.errors import StoreRejected
+from indexer.errors import StoreError, StoreRejected
 from indexer.plan import Plan, Task
 from indexer.stores import (
     CONTENT_FIELD,
@@ -24,6 +24,10 @@ from indexer.stores import (
 T = TypeVar("T")
 
 
+class Unsettled(StoreError):
+    """The store failed in the middle: some of the batch is written, and some may still arrive."""
+
+
 def write(
     store: VectorStore,
     collection: Collection,
@@ -32,16 +36,13 @@ def write(
     encoded: Mapping[str, Encoding],
 ) -> dict[str, str]:
     """The store holds all of the plan, durably, under the batch's fence. Tasks to encode that are
-    not in `encoded` are left out. Returns errors by key for what the store refused."""
+    not in `encoded` are left out. Returns errors by key for what the store refused. Raises
+    Unsettled for an outage."""
     writer = _Writer(store=store, collection=collection, fence=batch.fence)
-    writer.delete(plan.delete)
-    ready = [task for task in plan.encode if task.claim.key in encoded]
-    writer.put([task for task in ready if not task.claim.present], encoded, "upsert")
-    # A point that the ledger knows is only updated: once deleted, no late writer brings it back.
-    writer.put([task for task in ready if task.claim.present], encoded, "update_only")
-    writer.set_payload(plan.payload)
-    if plan.delete or ready or plan.payload:
-        store.flush(collection)
+    try:
+        writer.write(plan, encoded)
+    except StoreError as cause:
+        raise Unsettled(str(cause)) from cause
     return writer.rejected
 
 
@@ -52,10 +53,23 @@ class _Writer:
     fence: int
     rejected: dict[str, str] = field(default_factory=dict[str, str])
 
+    def write(self, plan: Plan, encoded: Mapping[str, Encoding]) -> None:
+        self.delete(plan.delete)
+        ready = [task for task in plan.encode if task.claim.key in encoded]
+        for mode in ("upsert", "update_only"):
+            self.put([task for task in ready if _mode(task.claim) == mode], encoded, mode)
+        self.set_payload(plan.payload)
+        if plan.delete or ready or plan.payload:
+            self.store.flush(self.collection)
+
     def delete(self, claims: Sequence[Claim]) -> None:
-        if claims:
-            keys = [claim.key for claim in claims]
-            self.store.delete_if_newer(self.collection, keys, fence=self.fence)
+        """Gone; with a tombstone where a vanished writer's first insert may still arrive."""
+        for doubtful, verb in (
+            (False, self.store.delete_if_newer),
+            (True, self.store.bury_if_newer),
+        ):
+            if keys := [claim.key for claim in claims if claim.doubtful == doubtful]:
+                verb(self.collection, keys, fence=self.fence)
 
     def put(self, tasks: Sequence[Task], encoded: Mapping[str, Encoding], mode: WriteMode) -> None:
         points = [self._point(task, encoded[task.claim.key]) for task in tasks]
@@ -84,6 +98,12 @@ class _Writer:
             FENCE_FIELD: self.fence,
             CONTENT_FIELD: task.content_hash.hex(),
         }
+
+
+def _mode(claim: Claim) -> WriteMode:
+    """A point that the ledger is sure of is only updated, so that no late writer brings it back. A
+    doubtful one may be gone: a vanished holder may have deleted it."""
+    return "update_only" if claim.present and not claim.doubtful else "upsert"
 
 
 def _or_halve(

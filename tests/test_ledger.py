@@ -221,6 +221,50 @@ def test_a_late_ack_after_the_holders_ack_asks_for_a_repair_in_full(
     assert claim(engine, index).claims[0].content_hash is None
 
 
+def test_a_vanished_holder_leaves_doubt_for_as_long_as_its_write_may_arrive(
+    engine: sa.Engine, index: Index
+) -> None:
+    insert(engine, "a")
+    changes.route(engine, limit=10)
+    assert not claim(engine, index).claims[0].doubtful
+    expire(engine)
+    holder = claim(engine, index)
+    assert holder.claims[0].doubtful
+    ack(engine, holder)
+    run(engine, "DELETE FROM public.items")
+    changes.route(engine, limit=10)
+    holder = claim(engine, index)
+    assert holder.claims[0].doubtful, "the holder before the last may still be out there"
+    entries.release_if_held(engine, holder, ["a"])
+    run(engine, "UPDATE indexer.entries SET lost_at = lost_at - interval '25 hours'")
+    assert not claim(engine, index).claims[0].doubtful
+
+
+def test_an_interrupted_write_leaves_doubt_and_an_untouched_batch_does_not(
+    engine: sa.Engine, index: Index
+) -> None:
+    insert(engine, "a")
+    changes.route(engine, limit=10)
+    entries.release_if_held(engine, claim(engine, index), ["a"])
+    holder = claim(engine, index)
+    assert not holder.claims[0].doubtful
+    entries.release_if_held(engine, holder, ["a"], doubtful=True)
+    assert claim(engine, index).claims[0].doubtful
+
+
+def test_a_late_ack_of_an_item_that_the_ledger_forgot_asks_for_a_repair(
+    engine: sa.Engine, index: Index
+) -> None:
+    insert(engine, "a")
+    changes.route(engine, limit=10)
+    late = claim(engine, index)
+    run(engine, "DELETE FROM indexer.entries")
+    assert ack(engine, late) == 0
+    assert keys_of(claim(engine, index)) == ["a"]
+    indexes.retire(engine, index.id)
+    assert ack(engine, late) == 0
+
+
 def test_an_outage_gives_leases_and_attempts_back(engine: sa.Engine, index: Index) -> None:
     insert(engine, "a")
     changes.route(engine, limit=10)
@@ -374,6 +418,32 @@ def test_purge_removes_old_tombstones_only(engine: sa.Engine, index: Index) -> N
     run(engine, "UPDATE indexer.entries SET changed_at = changed_at - interval '1 day'")
     assert entries.purge(engine, tombstone_s=60) == 1
     assert row(engine, index, "kept")["present"]
+
+
+def test_a_tombstone_in_the_store_is_deleted_before_the_ledger_forgets_it(
+    engine: sa.Engine, index: Index
+) -> None:
+    insert(engine, "a")
+    changes.route(engine, limit=10)
+    claim(engine, index)
+    expire(engine)
+    run(engine, "DELETE FROM public.items")
+    changes.route(engine, limit=10)
+
+    def delete() -> None:
+        batch = claim(engine, index)
+        gone = [Written(claim=one, present=False) for one in batch.claims]
+        assert entries.ack_if_held(engine, batch, gone, read_at=datetime.now(UTC)) == 1
+
+    delete()
+    run(
+        engine,
+        "UPDATE indexer.entries SET changed_at = changed_at - interval '2 days',"
+        " lost_at = lost_at - interval '2 days'",
+    )
+    assert entries.purge(engine, tombstone_s=86_400) == 0
+    delete()
+    assert entries.purge(engine, tombstone_s=86_400) == 1
 
 
 def test_retiring_an_index_drops_its_part_of_the_ledger(engine: sa.Engine, index: Index) -> None:

@@ -245,7 +245,7 @@ def test_every_kind_has_an_index_and_our_own_fields_too():
     )
     info = models.CollectionInfo.model_validate(INFO)
     wanted = qdrant_collections.missing_indexes(spec, info)
-    assert {"_key", "_fence", *(f'"a {kind}"' for kind in FIELD_KINDS)} == set(wanted)
+    assert {"_key", "_fence", "_gone", *(f'"a {kind}"' for kind in FIELD_KINDS)} == set(wanted)
     made = {path: {"data_type": "keyword", "points": 0} for path in wanted}
     whole = models.CollectionInfo.model_validate({**INFO, "payload_schema": made})
     assert qdrant_collections.missing_indexes(spec, whole) == {}

@@ -260,9 +260,6 @@ def test_whatever_a_lost_worker_did_the_next_one_puts_right(world: World, steps:
     world.drain()
     world.run("UPDATE public.items SET title = 'B ' || id")
 
-    class Killed(BaseException):
-        """Nothing handles it, as nothing handles a SIGKILL."""
-
     def die(*_: object, **__: object) -> None:
         raise Killed
 
@@ -308,6 +305,113 @@ def test_a_zombie_can_neither_overwrite_nor_resurrect(world: World) -> None:
     world.assert_agrees(1)
     world.drain()
     world.assert_agrees(1)
+
+
+class Killed(BaseException):
+    """Nothing handles it, as nothing handles a SIGKILL."""
+
+
+class Late(Outage):
+    """Writes reach the store only when `arrive` is called; their callers wait, die or give up."""
+
+    def __init__(self, store: VectorStore, verb: str, error: type[BaseException]) -> None:
+        super().__init__(store, verb, calls=1, after=False)
+        self.error = error
+        self.held: list[Callable[[], object]] = []
+
+    def _failing(self, verb: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **named: object) -> object:
+            if self.left <= 0:
+                return verb(*arguments, **named)
+            self.left -= 1
+            self.held.append(lambda: verb(*arguments, **named))
+            raise self.error("on its way")
+
+        return call
+
+    def arrive(self) -> None:
+        for write in self.held:
+            write()
+
+
+def lose(world: World, verb: str, error: type[BaseException]) -> Late:
+    """A drain whose first call of `verb` is on its way for long: its process is gone, or gave up.
+    The store works again afterwards, for those who come later."""
+    real = world.store
+    late = world.store = Late(real, verb, error)  # pyright: ignore[reportAttributeAccessIssue]
+    if error is Killed:
+        with pytest.raises(Killed):
+            world.drain()
+        world.expire()
+    else:
+        assert world.drain().outages
+        world.run("UPDATE indexer.entries SET due_at = now()")
+    world.store = real
+    assert late.held
+    return late
+
+
+@pytest.mark.parametrize("error", [Killed, StoreUnavailable])
+@pytest.mark.parametrize("routed", [False, True], ids=["delete", "write, then delete"])
+def test_a_first_insert_that_arrives_after_the_delete_brings_nothing_back(
+    world: World, error: type[BaseException], routed: bool
+) -> None:
+    world.insert("a", "b")
+    late = lose(world, "write_if_newer", error)
+    if routed:
+        world.drain()
+        world.assert_agrees(2)
+    world.run("DELETE FROM public.items WHERE id = 'a'")
+    world.drain()
+    world.assert_agrees(1)
+    late.arrive()
+    world.assert_agrees(1)
+    world.insert("a")
+    world.drain()
+    late.arrive()
+    world.assert_agrees(2)
+
+
+@pytest.mark.parametrize("error", [Killed, StoreUnavailable])
+@pytest.mark.parametrize("arrives", ["at once", "later"])
+def test_an_item_whose_delete_was_lost_and_that_came_back_is_there(
+    world: World, error: type[BaseException], arrives: str
+) -> None:
+    world.insert("a", "b")
+    world.drain()
+    world.run("DELETE FROM public.items WHERE id = 'a'")
+    late = lose(world, "delete_if_newer", error)
+    if arrives == "at once":
+        late.arrive()
+    world.insert("a")
+    world.drain()
+    world.assert_agrees(2)
+    late.arrive()
+    world.assert_agrees(2)
+
+
+def test_a_point_that_vanished_is_written_again_when_marked(world: World) -> None:
+    world.insert("a")
+    world.drain()
+    world.store.delete_if_newer(world.index.ref, ["a"], fence=2**40)
+    entries.mark(world.engine, world.index.id, ["a"], lane=1)
+    world.drain()
+    world.assert_agrees(1)
+
+
+def test_a_tombstone_is_gone_from_the_store_when_the_ledger_forgets_it(world: World) -> None:
+    world.insert("a")
+    lose(world, "write_if_newer", Killed)
+    world.run("DELETE FROM public.items")
+    world.drain()
+    buried = world.store.fetch(world.index.ref, ["a"])
+    assert buried == {}
+    ago = "UPDATE indexer.entries SET changed_at = now() - interval '9 days',"
+    world.run(f"{ago} lost_at = now() - interval '9 days'")
+    assert entries.purge(world.engine, tombstone_s=86_400) == 0
+    world.drain()
+    assert entries.purge(world.engine, tombstone_s=86_400) == 1
+    world.assert_agrees(0)
 
 
 def test_a_stop_gives_the_batch_back_at_once(world: World) -> None:

@@ -1,9 +1,11 @@
 """Vector stores: one protocol, a handful of verbs, two adapters (`qdrant`, `edge`).
 
 Every write carries the fence of the claim it belongs to and changes an existing point only where
-the stored fence is lower. A write has been accepted by the store when the verb returns, and is
-durable after `flush`. Errors are StoreUnavailable (an outage: try later), StoreRejected (these
-points or this query are wrong: bisect) and the other StoreErrors; no client's own error escapes.
+the stored fence is lower. A deleted item whose writer may still be out there keeps a tombstone: a
+point without vectors that no verb shows, and that only a higher fence replaces. A write has been
+accepted by the store when the verb returns, and is durable after `flush`. Errors are
+StoreUnavailable (an outage: try later), StoreRejected (these points or this query are wrong:
+bisect) and the other StoreErrors; no client's own error escapes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from indexer.filters import FieldKind, Filter
 KEY_FIELD = "_key"  # the item's key, as its catalog writes it; keyword-indexed
 VERSION_FIELD = "_version"  # `wanted` at the claim that wrote the point
 FENCE_FIELD = "_fence"  # the fence of that claim; integer-indexed
+GONE_FIELD = "_gone"  # true in a tombstone, which has nothing else but a fence; bool-indexed
 CONTENT_FIELD = "_content"  # hex hash of the features that its vectors were made of
 
 METADATA_FORMAT = 1  # of what an index keeps with its collection, for retrievers
@@ -153,9 +156,14 @@ class VectorStore(Protocol):
         """key -> whole new payload; vectors stay. Unknown keys are left unknown."""
         ...
 
-    def delete_if_newer(
-        self, collection: Collection, keys: Sequence[str], *, fence: int
-    ) -> None: ...
+    def delete_if_newer(self, collection: Collection, keys: Sequence[str], *, fence: int) -> None:
+        """Those whose stored fence is lower are gone, tombstones included."""
+        ...
+
+    def bury_if_newer(self, collection: Collection, keys: Sequence[str], *, fence: int) -> None:
+        """Each key has a tombstone, unless its stored fence is `fence` or higher: a write of a
+        lower fence that arrives later, a first insert included, finds it and does nothing."""
+        ...
 
     def flush(self, collection: Collection) -> None:
         """Everything accepted before is durable afterwards."""

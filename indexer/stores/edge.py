@@ -21,6 +21,7 @@ from indexer.errors import CollectionMissing, StoreError
 from indexer.filters import Filter
 from indexer.stores import (
     FENCE_FIELD,
+    GONE_FIELD,
     Collection,
     CollectionSpec,
     CollectionStatus,
@@ -141,6 +142,15 @@ class EdgeStore:
             which = edge_filters.older_among(ids, fence, FENCE_FIELD)
             shard.update(edge.UpdateOperation.delete_points_by_filter(which), ids)
 
+    def bury_if_newer(self, collection: Collection, keys: Sequence[str], *, fence: int) -> None:
+        shard = self._shard(collection.name)
+        condition = edge_filters.older_than(fence, FENCE_FIELD)
+        for batch in _batches(dict.fromkeys(keys)):
+            ids = [collection.point_id(key) for key in batch]
+            buried = [edge.Point(id_, {}, points.tombstone(fence)) for id_ in ids]
+            upsert = edge.UpdateOperation.upsert_points(buried, condition, edge.UpdateMode.Upsert)
+            shard.update(upsert, ids)
+
     def flush(self, collection: Collection) -> None:
         self._shard(collection.name).flush()
 
@@ -190,8 +200,7 @@ class EdgeStore:
                 with_payload=points.selection(payload),
                 with_vector=list(vectors) or False,
             )
-        found = (edge_points.stored(record, payload) for record in records)
-        return {point.key: point for point in found}
+        return {point.key: point for point in edge_points.all_stored(records, payload)}
 
     def scroll(
         self,
@@ -215,13 +224,13 @@ class EdgeStore:
             )
             with shard.reading() as handle:
                 records, offset = handle.scroll(request)
-            if records:
-                yield [edge_points.stored(record, payload) for record in records]
+            if found := edge_points.all_stored(records, payload):
+                yield found
             if offset is None:
                 return
 
     def count(self, collection: Collection, where: Filter | None = None) -> int:
-        request = edge.CountRequest(exact=True, filter=edge_filters.build(where))
+        request = edge.CountRequest(exact=True, filter=edge_filters.present(where, GONE_FIELD))
         with self._shard(collection.name).reading() as handle:
             return handle.count(request)
 
@@ -299,7 +308,8 @@ def _payload_update(
     id_: str, key: str, payload: Mapping[str, object], fence: int
 ) -> edge.UpdateOperation:
     points.check_payload(key, payload)
-    which = edge_filters.older_among([id_], fence, FENCE_FIELD)
+    older = edge_filters.older_among([id_], fence, FENCE_FIELD)
+    which = edge.Filter(must=[older, edge_filters.present(None, GONE_FIELD)])
     return edge.UpdateOperation.overwrite_payload_by_filter(
         which, points.stamped(key, payload, fence)
     )

@@ -23,6 +23,12 @@ def build(where: filters.Filter | None, *, without_ids: Iterable[str] = ()) -> e
     )
 
 
+def present(where: filters.Filter | None, gone: str) -> edge.Filter:
+    """Points that pass `where` and are no tombstones, which have `gone`."""
+    tombstone = edge.FieldCondition(gone, match=edge.MatchValue(np.bool_(True)))  # pyright: ignore[reportArgumentType]
+    return edge.Filter(must=[] if where is None else [_condition(where)], must_not=[tombstone])
+
+
 def older_than(fence: int, field: str) -> edge.Filter:
     """Points whose `field` is lower than `fence`, or that have none."""
     return edge.Filter(must_not=[edge.FieldCondition(field, range=edge.RangeFloat(gte=fence))])

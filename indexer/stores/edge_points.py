@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -30,7 +30,12 @@ def scored(found: edge.ScoredPoint, wanted: bool | Sequence[str]) -> ScoredPoint
     return ScoredPoint(key=key, score=found.score, payload=payload)
 
 
-def stored(record: edge.Record, wanted: bool | Sequence[str]) -> StoredPoint:
+def all_stored(records: Iterable[edge.Record], wanted: bool | Sequence[str]) -> list[StoredPoint]:
+    """Our points of the records, in their order; tombstones are none."""
+    return [_stored(one, wanted) for one in records if not points.is_tombstone(one.payload)]
+
+
+def _stored(record: edge.Record, wanted: bool | Sequence[str]) -> StoredPoint:
     key, payload = points.split(record.payload, wanted)
     found = cast("Mapping[str, object]", record.vector or {})
     vectors = {name: _ours(values) for name, values in found.items()}

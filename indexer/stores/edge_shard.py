@@ -30,10 +30,12 @@ from indexer.errors import (
 from indexer.filters import FieldKind
 from indexer.stores import (
     FENCE_FIELD,
+    GONE_FIELD,
     KEY_FIELD,
     CollectionSpec,
     CollectionStatus,
     edge_files,
+    edge_filters,
     edge_optimize,
     mismatch,
 )
@@ -123,7 +125,8 @@ class Shard:
 
     def status(self) -> CollectionStatus:
         with self.reading() as handle:
-            points = handle.count(edge.CountRequest(exact=True))
+            present = edge_filters.present(None, GONE_FIELD)
+            points = handle.count(edge.CountRequest(exact=True, filter=present))
             indexed = handle.info().indexed_vectors_count
         return CollectionStatus(
             spec=self.spec, points=points, indexed=not self._wants_graph(points, indexed)
@@ -314,10 +317,11 @@ def _config(vectors: Sequence[VectorSpec], graph_kb: int) -> edge.EdgeConfig:
 
 
 def _index_fields(handle: edge.EdgeShard, spec: CollectionSpec) -> None:
-    """Every filterable field has its payload index, and so have our own two."""
+    """Every filterable field has its payload index, and so have our own."""
     wanted: dict[str, edge.PayloadSchemaType | edge.PayloadSchemaParams] = {
         KEY_FIELD: edge.KeywordIndexParams(enable_hnsw=False),
         FENCE_FIELD: edge.IntegerIndexParams(lookup=False, range=True, enable_hnsw=False),
+        GONE_FIELD: edge.BoolIndexParams(enable_hnsw=False),
     }
     wanted |= {json_path(field): SCHEMA[kind] for field, kind in spec.fields.items()}
     present = handle.info().payload_schema

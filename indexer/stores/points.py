@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from encoders.types import SparseVector, VectorSpec
 from indexer.errors import StoreRejected
-from indexer.stores import FENCE_FIELD, KEY_FIELD, Point, Vector
+from indexer.stores import FENCE_FIELD, GONE_FIELD, KEY_FIELD, Point, Vector
 from indexer.stores.paths import json_path
 
 MAX_DEPTH = 64  # JSON readers of the engines give up at 128
@@ -58,15 +58,24 @@ def stamped(key: str, payload: Mapping[str, object], fence: int) -> dict[str, ob
     return {**payload, KEY_FIELD: key, FENCE_FIELD: fence}
 
 
+def tombstone(fence: int) -> dict[str, object]:
+    """The payload of a point that is no item any more."""
+    return {GONE_FIELD: True, FENCE_FIELD: fence}
+
+
+def is_tombstone(found: Mapping[str, object] | None) -> bool:
+    return found is not None and GONE_FIELD in found
+
+
 def payload_bytes(payload: Mapping[str, object]) -> int:
     return len(json.dumps(payload, ensure_ascii=False).encode())
 
 
 def selection(wanted: bool | Sequence[str]) -> bool | list[str]:
-    """What payload to ask the engine for: the key always comes along."""
+    """What payload to ask the engine for: the key, or that there is none, always comes along."""
     if wanted is True:
         return True
-    return [KEY_FIELD, *(() if wanted is False else map(json_path, wanted))]
+    return [KEY_FIELD, GONE_FIELD, *(() if wanted is False else map(json_path, wanted))]
 
 
 def split(

@@ -179,6 +179,20 @@ class QdrantStore:
             with self._calling() as client:
                 client.delete(collection.name, models.FilterSelector(filter=which), wait=True)
 
+    def bury_if_newer(self, collection: Collection, keys: Sequence[str], *, fence: int) -> None:
+        buried = [
+            (qdrant_points.tombstone(collection.point_id(key), fence), 150)
+            for key in dict.fromkeys(keys)
+        ]
+        for batch in self._batches(buried):
+            with self._calling() as client:
+                client.upsert(
+                    collection.name,
+                    batch,
+                    wait=True,
+                    update_filter=qdrant_filters.older_than(fence),
+                )
+
     def flush(self, collection: Collection) -> None:
         """Nothing to do: every write has been waited for, so the server has it in its log."""
 
@@ -226,8 +240,7 @@ class QdrantStore:
                 with_payload=points.selection(payload),
                 with_vectors=list(vectors) or False,
             )
-        found = (qdrant_points.stored(record, payload) for record in records)
-        return {point.key: point for point in found}
+        return {point.key: point for point in qdrant_points.all_stored(records, payload)}
 
     def scroll(
         self,
@@ -250,15 +263,15 @@ class QdrantStore:
                     with_payload=points.selection(payload),
                     with_vectors=list(vectors) or False,
                 )
-            if records:
-                yield [qdrant_points.stored(record, payload) for record in records]
+            if found := qdrant_points.all_stored(records, payload):
+                yield found
             if offset is None:
                 return
 
     def count(self, collection: Collection, where: Filter | None = None) -> int:
         with self._calling() as client:
             return client.count(
-                collection.name, count_filter=qdrant_filters.build(where), exact=True
+                collection.name, count_filter=qdrant_filters.present(where), exact=True
             ).count
 
     def optimize(self, collection: Collection) -> None:
@@ -423,10 +436,11 @@ def _payload_update(
     collection: Collection, key: str, payload: Mapping[str, object], fence: int
 ) -> models.UpdateOperation:
     points.check_payload(key, payload)
+    older = qdrant_filters.older_among([collection.point_id(key)], fence)
     return models.OverwritePayloadOperation(
         overwrite_payload=models.SetPayload(
             payload=points.stamped(key, payload, fence),
-            filter=qdrant_filters.older_among([collection.point_id(key)], fence),
+            filter=models.Filter(must=[older, qdrant_filters.present(None)]),
         )
     )
 

@@ -12,7 +12,7 @@ from qdrant_client import models
 from encoders.types import VectorSpec
 from indexer.errors import CollectionMismatch
 from indexer.filters import FieldKind
-from indexer.stores import FENCE_FIELD, KEY_FIELD, Collection, CollectionSpec
+from indexer.stores import FENCE_FIELD, GONE_FIELD, KEY_FIELD, Collection, CollectionSpec
 from indexer.stores.paths import field_of, json_path
 
 OURS = "twinspan"
@@ -64,7 +64,7 @@ def metadata(spec: CollectionSpec) -> dict[str, Any]:
 def missing_indexes(
     spec: CollectionSpec, info: models.CollectionInfo
 ) -> dict[str, models.PayloadSchemaParams | models.PayloadSchemaType]:
-    """JSON path -> index to be made. Our own two get no graph links: nobody searches by them."""
+    """JSON path -> index to be made. Our own get no graph links: nobody searches by them."""
     wanted: dict[str, models.PayloadSchemaParams | models.PayloadSchemaType] = {
         KEY_FIELD: models.KeywordIndexParams(
             type=models.KeywordIndexType.KEYWORD, enable_hnsw=False
@@ -72,6 +72,7 @@ def missing_indexes(
         FENCE_FIELD: models.IntegerIndexParams(
             type=models.IntegerIndexType.INTEGER, lookup=False, range=True, enable_hnsw=False
         ),
+        GONE_FIELD: models.BoolIndexParams(type=models.BoolIndexType.BOOL, enable_hnsw=False),
     }
     wanted |= {json_path(field): SCHEMA[kind] for field, kind in spec.fields.items()}
     present = {field_of(path) for path in info.payload_schema}

@@ -9,7 +9,7 @@ from typing import cast
 from qdrant_client import models
 
 from indexer import filters
-from indexer.stores import FENCE_FIELD
+from indexer.stores import FENCE_FIELD, GONE_FIELD
 from indexer.stores.paths import json_path
 
 
@@ -21,6 +21,12 @@ def build(where: filters.Filter | None, *, without_ids: Sequence[str] = ()) -> m
         must=None if where is None else [_condition(where)],
         must_not=[models.HasIdCondition(has_id=list(without_ids))] if without_ids else None,
     )
+
+
+def present(where: filters.Filter | None) -> models.Filter:
+    """Points that pass `where` and are no tombstones."""
+    tombstone = models.FieldCondition(key=GONE_FIELD, match=models.MatchValue(value=True))
+    return models.Filter(must=None if where is None else [_condition(where)], must_not=[tombstone])
 
 
 def older_than(fence: int) -> models.Filter:

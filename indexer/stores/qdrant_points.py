@@ -64,7 +64,16 @@ def scored(found: models.ScoredPoint, wanted: bool | Sequence[str]) -> ScoredPoi
     return ScoredPoint(key=key, score=found.score, payload=payload)
 
 
-def stored(record: models.Record, wanted: bool | Sequence[str]) -> StoredPoint:
+def tombstone(id_: str, fence: int) -> models.PointStruct:
+    return models.PointStruct(id=id_, vector={}, payload=points.tombstone(fence))
+
+
+def all_stored(records: Iterable[models.Record], wanted: bool | Sequence[str]) -> list[StoredPoint]:
+    """Our points of the records, in their order; tombstones are none."""
+    return [_stored(one, wanted) for one in records if not points.is_tombstone(one.payload)]
+
+
+def _stored(record: models.Record, wanted: bool | Sequence[str]) -> StoredPoint:
     key, payload = points.split(record.payload, wanted)
     found = cast("Mapping[str, object]", record.vector or {})
     vectors = {name: _ours(values) for name, values in found.items()}
