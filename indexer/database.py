@@ -9,6 +9,7 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from indexer import metrics
 from indexer.errors import DatabaseError, DatabaseUnavailable, SchemaMissing, UsageError
 
 SCHEMA = "indexer"
@@ -52,9 +53,16 @@ def translated(engine: sa.Engine) -> Generator[None]:
     try:
         yield
     except exc.DBAPIError as cause:
-        raise _translate(cause, engine.url.render_as_string(hide_password=True)) from cause
+        raise _counted(
+            _translate(cause, engine.url.render_as_string(hide_password=True))
+        ) from cause
     except exc.TimeoutError as cause:  # the pool is exhausted
-        raise DatabaseUnavailable(f"no free connection to PostgreSQL: {cause}") from cause
+        raise _counted(DatabaseUnavailable(f"no free connection to PostgreSQL: {cause}")) from cause
+
+
+def _counted(error: DatabaseError) -> DatabaseError:
+    metrics.database_failed(error)
+    return error
 
 
 def is_outage(error: exc.DBAPIError) -> bool:

@@ -52,10 +52,18 @@ class Batch:
     index_id: int
     fence: int
     deadline: float  # time.monotonic()
+    lease_s: float
+    claimed_at: datetime  # by the database's clock
     claims: tuple[Claim, ...]
 
     def left_s(self) -> float:
         return self.deadline - time.monotonic()
+
+    def age_s(self, claim: Claim) -> float:
+        """Seconds since the item's change: by the database's clock up to the claim, by ours since,
+        so that their difference does not count."""
+        held_s = self.lease_s - self.left_s()
+        return (self.claimed_at - claim.changed_at).total_seconds() + held_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +132,22 @@ def claim(
     }
     deadline = time.monotonic() + lease_s  # before the lease begins, so never too late
     with database.begin(engine) as connection:
-        fence = connection.execute(sql.NEXT_FENCE).scalar_one()
-        rows = connection.execute(sql.CLAIM, {**parameters, "fence": fence}).mappings().all()
+        next_ = connection.execute(sql.NEXT_FENCE).one()
+        rows = connection.execute(sql.CLAIM, {**parameters, "fence": next_.fence}).mappings().all()
     if not rows:
         return None
     held = [dict(row) for row in rows if not row["quarantined"]]
     for row in held:
         del row["quarantined"]
     claims = tuple(sorted((Claim(**row) for row in held), key=lambda one: one.key))
-    return Batch(index_id=index_id, fence=fence, deadline=deadline, claims=claims)
+    return Batch(
+        index_id=index_id,
+        fence=next_.fence,
+        deadline=deadline,
+        lease_s=lease_s,
+        claimed_at=next_.at,
+        claims=claims,
+    )
 
 
 def ack_if_held(

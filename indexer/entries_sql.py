@@ -17,7 +17,8 @@ DUE = """wanted > written AND NOT quarantined AND due_at <= now()
 # instead of 14 at 100,000 rows); and the price that it puts on the sorts that remain would wake
 # the JIT (0.3 s).
 NEXT_FENCE = sa.text("""
-    SELECT nextval('indexer.fences'), set_config('enable_sort', 'off', true),
+    SELECT nextval('indexer.fences') AS fence, clock_timestamp() AS at,
+           set_config('enable_sort', 'off', true),
            set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),
            set_config('jit', 'off', true)
 """)

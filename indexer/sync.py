@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from encoders.errors import EncoderError
 from encoders.types import ItemRecord
-from indexer import catalog, changes, collection, encoding, entries, indexes, writing
+from indexer import catalog, changes, collection, encoding, entries, indexes, metrics, writing
 from indexer import plan as planning
 from indexer.encoding import TowerFailed
 from indexer.entries import Batch, Written
@@ -67,11 +67,17 @@ class Report:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            took_s = time.perf_counter() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + took_s
+            metrics.staged(name, took_s)
 
     def counts(self) -> dict[str, int]:
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, int)}
+
+    def outcomes(self) -> dict[str, int]:
+        """Items by what became of them."""
+        return {name: n for name, n in self.counts().items() if name not in {"routed", "batches"}}
 
 
 def drain(
@@ -128,7 +134,16 @@ class _Drain:
             if not due and not moved:
                 return
             for index in due:
-                self.turn(index)
+                self.counted_turn(index)
+
+    def counted_turn(self, index: Index) -> None:
+        before = self.report.outcomes()
+        try:
+            self.turn(index)
+        finally:
+            after = self.report.outcomes()
+            new = {name: count - before[name] for name, count in after.items()}
+            metrics.counted(alias=index.alias, state=index.state, outcomes=new)
 
     def turn(self, index: Index) -> None:
         """One batch of one index."""
@@ -175,6 +190,7 @@ class _Drain:
 
     def leave_alone(self, index: Index, why: str) -> None:
         log.warning("index %d is left alone for now: %s", index.id, why)
+        metrics.left_alone(alias=index.alias, state=index.state)
         self.report.outages.append(f"index {index.id}: {why}")
         self.left_alone.add(index.id)
 
@@ -202,7 +218,7 @@ class _Drain:
             rejected = writing.write(self.store, index.ref, batch, plan, encoded)
         with stage("ack"):
             errors = {**plan.refused, **failed, **rejected}
-            self.settle(batch, plan, errors, read_at=read_at)
+            self.settle(index, batch, plan, errors, read_at=read_at)
         self.report.batches += 1
 
     def described(self, index: Index, tower: Tower) -> catalog.Catalog:
@@ -225,13 +241,22 @@ class _Drain:
         raise TowerFailed(problem)
 
     def settle(
-        self, batch: Batch, plan: Plan, errors: Mapping[str, str], *, read_at: datetime
+        self,
+        index: Index,
+        batch: Batch,
+        plan: Plan,
+        errors: Mapping[str, str],
+        *,
+        read_at: datetime,
     ) -> None:
         """The ledger says what the store holds; failures are charged to their items."""
         encoded, payloads = _without(plan.encode, errors), _without(plan.payload, errors)
         written = [Written(claim=claim, present=False) for claim in plan.delete]
         written += [_stored(task) for task in (*encoded, *payloads, *plan.skip)]
         held = entries.ack_if_held(self.engine, batch, written, read_at=read_at)
+        if held == len(written):  # a lost batch says nothing about when its items arrive
+            ages = [(one.claim.lane, batch.age_s(one.claim)) for one in written]
+            metrics.served(alias=index.alias, state=index.state, ages=ages)
         self.report.lost += len(written) - held
         self.report.encoded += len(encoded)
         self.report.payload_only += len(payloads)

@@ -19,11 +19,11 @@ from typing import Self, TypeVar, cast
 import numpy as np
 import sqlalchemy as sa
 
-from encoders.errors import EncodeFailed
+from encoders.errors import EncodeFailed, EncoderError
 from encoders.types import FloatArray, HistoryItem, SparseVector, UserQuery, UserState
-from indexer import database, filters, interactions, stores
+from indexer import database, filters, interactions, metrics, stores
 from indexer import settings as settings_module
-from indexer.errors import CollectionMissing, QueryError
+from indexer.errors import CollectionMissing, QueryError, TwinspanError
 from indexer.filters import Filter
 from indexer.query import asked as query_input
 from indexer.query.asked import Asked, EventLike, HistoryEntry, Past, Query
@@ -71,6 +71,7 @@ class Retriever:
         self._store = store
         self._settings = settings or settings_module.load()
         self._engine = engine
+        self._alias = alias
         self._live = Resolver(store, alias, self._settings, encoder)
         self._lock = threading.Lock()
         self._owned: list[Callable[[], None]] = []
@@ -129,7 +130,7 @@ class Retriever:
         """One answer per query, in order, all from one index: one fetch, one pass of the user
         tower, one batch of searches."""
         asked = [query_input.check(query, k_max=self._settings.k_max) for query in queries]
-        return self._pinned(lambda: self._recommend(asked)) if asked else []
+        return self._measured(lambda: self._recommend(asked)) if asked else []
 
     def similar(self, key: str, *, where: object = None, k: int = 20, exact: bool = False) -> Hits:
         """The `k` items most like this one, without it. Raises QueryError when the index does not
@@ -137,7 +138,7 @@ class Retriever:
         key = query_input.check_key("key", key)
         k = query_input.check_k(k, k_max=self._settings.k_max)
         exact = query_input.check_flag("exact", exact)
-        return self._pinned(lambda: self._similar(key, where=where, k=k, exact=exact))
+        return self._measured(lambda: [self._similar(key, where=where, k=k, exact=exact)])[0]
 
     def target(self) -> Target:
         """What the alias names now. Raises CollectionMissing when it names nothing."""
@@ -173,6 +174,17 @@ class Retriever:
         except CollectionMissing:
             self._live.forget()
             return answer()
+
+    def _measured(self, answer: Callable[[], list[Hits]]) -> list[Hits]:
+        try:
+            answers = self._pinned(answer)
+        except (TwinspanError, EncoderError) as cause:
+            metrics.query_failed(cause)
+            raise
+        by_alias = answers[0].collection != self._alias
+        seconds = {stage: ms / 1_000 for stage, ms in answers[0].timings.items()}
+        metrics.answered(alias=self._alias if by_alias else "(collection)", seconds=seconds)
+        return answers
 
     # -- recommend ------------------------------------------------------------------------------
 
