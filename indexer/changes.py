@@ -6,6 +6,10 @@ short transaction, so a router that dies has moved nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
 import sqlalchemy as sa
 
 from indexer import database
@@ -85,6 +89,30 @@ _ADVANCE = sa.text("""
     UPDATE indexer.changes SET op = 'T', item_keys = ARRAY[CAST(:done_to AS text)] WHERE id = :id
 """)
 
+_WATERMARK = sa.text("SELECT clock_timestamp(), (SELECT max(id) FROM indexer.changes)")
+_PENDING_BEFORE = sa.text("""
+    SELECT count(*) FROM indexer.changes WHERE catalog_id = :catalog_id AND id <= :change_id
+""")
+_PENDING_KEYS = sa.text("""
+    SELECT coalesce(sum(cardinality(item_keys)), 0), bool_or(op = 'T' OR item_keys IS NULL)
+    FROM indexer.changes WHERE catalog_id = :catalog_id
+""")
+_PENDING_AMONG = sa.text("""
+    SELECT key FROM unnest(CAST(:keys AS text[])) AS key WHERE EXISTS (
+        SELECT FROM indexer.changes WHERE catalog_id = :catalog_id
+        AND (op = 'T' OR item_keys IS NULL OR item_keys @> ARRAY[key])
+    )
+""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watermark:
+    """A moment: every change that was committed by then has an id up to `change_id`, or is routed
+    already, and was made before `at` (PostgreSQL's clock)."""
+
+    at: datetime
+    change_id: int
+
 
 def route(engine: sa.Engine, *, limit: int) -> int:
     """Move the oldest committed changes, up to about `limit` keys, into `entries` of every index
@@ -110,6 +138,34 @@ def oldest_age_s(engine: sa.Engine) -> float | None:
         age = "SELECT extract(epoch FROM clock_timestamp() - min(changed_at)) FROM indexer.changes"
         seconds = connection.scalar(sa.text(age))
         return None if seconds is None else float(seconds)
+
+
+def watermark(engine: sa.Engine) -> Watermark:
+    """What is committed now."""
+    with database.begin(engine) as connection:
+        at, change_id = connection.execute(_WATERMARK).one()
+        return Watermark(at=at, change_id=change_id or 0)
+
+
+def pending_before(engine: sa.Engine, catalog_id: int, mark: Watermark) -> int:
+    """How many change rows up to the watermark wait to be routed."""
+    with database.begin(engine) as connection:
+        parameters = {"catalog_id": catalog_id, "change_id": mark.change_id}
+        return connection.scalar(_PENDING_BEFORE, parameters) or 0
+
+
+def pending_keys(engine: sa.Engine, catalog_id: int) -> int | None:
+    """How many keys wait to be routed; None while a TRUNCATE does, which concerns all of them."""
+    with database.begin(engine) as connection:
+        keys, all_of_them = connection.execute(_PENDING_KEYS, {"catalog_id": catalog_id}).one()
+        return None if all_of_them else int(keys)
+
+
+def pending_among(engine: sa.Engine, catalog_id: int, keys: Sequence[str]) -> set[str]:
+    """Those of the keys that a change not routed yet names; all of them while a TRUNCATE waits."""
+    with database.begin(engine) as connection:
+        parameters = {"catalog_id": catalog_id, "keys": list(keys)}
+        return set(connection.scalars(_PENDING_AMONG, parameters))
 
 
 def _route_keys(connection: sa.Connection, limit: int) -> int:

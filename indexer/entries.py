@@ -108,6 +108,20 @@ class Summary:
         return self.deletes + self.live + self.backfill
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How an index's ledger compares with a moment. `quarantined_absent` items have no point at
+    all; `overdue` ones are dirty since before the moment, `recent` ones were changed after it."""
+
+    entries: int
+    present: int
+    dirty: int
+    overdue: int
+    recent: int
+    quarantined: int
+    quarantined_absent: int
+
+
 def claim(
     engine: sa.Engine,
     index_id: int,
@@ -278,6 +292,27 @@ def summary(engine: sa.Engine, *, index_id: int | None = None) -> dict[int, Summ
     with database.begin(engine) as connection:
         rows = connection.execute(sql.SUMMARY, {"index_id": index_id}).mappings()
         return {row["index_id"]: Summary(**row) for row in rows}
+
+
+def standing(engine: sa.Engine, index_id: int, *, since: datetime) -> Standing:
+    """The ledger of one index, counted, as of now and as of `since`: one statement, one moment."""
+    with database.begin(engine) as connection:
+        row = connection.execute(sql.STANDING, {"index_id": index_id, "since": since})
+        return Standing(**row.mappings().one())
+
+
+def sample(engine: sa.Engine, index_id: int, *, limit: int, seed: int) -> list[str]:
+    """`limit` items that the store should hold, drawn by the seed, in key order."""
+    with database.begin(engine) as connection:
+        parameters = {"index_id": index_id, "limit": limit, "seed": seed}
+        return sorted(connection.scalars(sql.SAMPLE, parameters))
+
+
+def dirty_among(engine: sa.Engine, index_id: int, keys: Sequence[str]) -> set[str]:
+    """Those of the keys that are still to be written, the quarantined among them."""
+    with database.begin(engine) as connection:
+        parameters = {"index_id": index_id, "keys": list(keys)}
+        return set(connection.scalars(sql.DIRTY_AMONG, parameters))
 
 
 def purge(engine: sa.Engine, *, tombstone_s: float) -> int:

@@ -225,6 +225,29 @@ UNBURY = sa.text("""
     FROM buried WHERE e.index_id = buried.index_id AND e.item_key = buried.item_key
 """)
 
+STANDING = sa.text("""
+    SELECT count(*) AS entries,
+           count(*) FILTER (WHERE present) AS present,
+           count(*) FILTER (WHERE wanted > written AND NOT quarantined) AS dirty,
+           count(*) FILTER (WHERE wanted > written AND NOT quarantined AND changed_at <= :since)
+               AS overdue,
+           count(*) FILTER (WHERE changed_at > :since) AS recent,
+           count(*) FILTER (WHERE quarantined) AS quarantined,
+           count(*) FILTER (WHERE quarantined AND NOT present) AS quarantined_absent
+    FROM indexer.entries WHERE index_id = :index_id
+""")
+
+SAMPLE = sa.text("""
+    SELECT item_key FROM indexer.entries WHERE index_id = :index_id AND present AND NOT quarantined
+    ORDER BY hashtextextended(item_key, :seed), item_key LIMIT :limit
+""")
+
+DIRTY_AMONG = sa.text("""
+    SELECT item_key FROM indexer.entries
+    WHERE index_id = :index_id AND item_key = ANY(CAST(:keys AS text[]))
+      AND wanted > written
+""")
+
 PURGE = sa.text("""
     DELETE FROM indexer.entries
     WHERE NOT present AND wanted = written AND lease_until IS NULL AND lost_at IS NULL

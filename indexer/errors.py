@@ -22,6 +22,7 @@ TwinspanError
 │   ├── CollectionMissing     no collection or alias of that name
 │   └── CollectionMismatch    the collection exists with other vectors, metadata or fields
 ├── IndexStateError           an index that is unknown, or not in the state asked for
+│   └── GateRefused           the gate found the index unfit: which check, by how much, what to do
 ├── EncoderMismatch           a tower that did not build this index
 └── EmbeddedError             the embedded servers could not start, stop or be reached
 """
@@ -115,6 +116,10 @@ class CollectionMismatch(StoreError):
 
 class IndexStateError(TwinspanError):
     """The index is unknown, or not in the state that this needs."""
+
+
+class GateRefused(IndexStateError):
+    """The gate found the index unfit to go live."""
 
 
 class EncoderMismatch(TwinspanError):

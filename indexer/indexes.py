@@ -7,6 +7,7 @@ partition and loses it when it is dropped.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -193,6 +194,21 @@ def make_live(engine: sa.Engine, index_id: int, alias: str) -> None:
             .where(columns.id == index_id)
             .values(state="live", live_at=sa.func.now(), error=None)
         )
+
+
+def set_gate(engine: sa.Engine, index_id: int, report: Mapping[str, object]) -> None:
+    """The index keeps this report of the gate, in place of the one before."""
+    with database.begin(engine) as connection:
+        connection.execute(
+            sa.update(tables.indexes).where(tables.indexes.c.id == index_id).values(gate=report)
+        )
+
+
+def gate(engine: sa.Engine, index_id: int) -> dict[str, object] | None:
+    """The latest report of the gate; None before the first."""
+    statement = sa.select(tables.indexes.c.gate).where(tables.indexes.c.id == index_id)
+    with database.begin(engine) as connection:
+        return connection.execute(statement).scalar_one_or_none()
 
 
 def advance(connection: sa.Connection, index_id: int, cursor: str | None, *, done: bool) -> None:

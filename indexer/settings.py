@@ -137,6 +137,66 @@ class Settings(BaseSettings):
     k_max: int = Field(
         default=1_000, ge=1, le=10_000, description="The most hits that one query may ask for."
     )
+    gate_wait_s: float = Field(
+        default=60,
+        ge=0,
+        le=86_400,
+        description="Seconds that the gate waits for changes older than its start to be written. "
+        "Low: it refuses a busy index; high: a stuck worker is noticed late.",
+    )
+    gate_quarantined: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="The largest share of items that may be quarantined when an index goes live.",
+    )
+    gate_samples: int = Field(
+        default=500,
+        ge=1,
+        le=10_000,
+        description="Stored items that the gate encodes again and compares. Low: damage to few "
+        "items is missed; high: it takes as long as encoding so many.",
+    )
+    gate_queries: int = Field(
+        default=100,
+        ge=5,
+        le=10_000,
+        description="Queries behind each recall and latency that the gate measures, "
+        "a quarter as many under each filter. Low: noise; high: it takes long.",
+    )
+    gate_recall: float = Field(
+        default=0.98,
+        ge=0,
+        le=1,
+        description="The least recall@20 of a search against an exact one, without a filter and on "
+        "average under filters. 1 asks for what only an exact search has.",
+    )
+    gate_recall_worst: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="The least recall@20 against an exact search under any single filter tried.",
+    )
+    gate_users: int = Field(
+        default=2_000,
+        ge=0,
+        le=100_000,
+        description="Users whose last interaction is asked for, of the new and of the live index. "
+        "Low: a worse encoder is not told from chance; 0: not asked at all.",
+    )
+    gate_quality_margin: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="How much worse than the live index's offline recall@20 and NDCG@20 a new one "
+        "may be, as a share of them. It is refused when that is certain to 95%.",
+    )
+    gate_p95_ms: float = Field(
+        default=200,
+        gt=0,
+        le=60_000,
+        description="Milliseconds within which 95% of single queries to a new index must answer.",
+    )
     device: str = Field(default="cpu", description="Where towers run: cpu, cuda, cuda:1, mps.")
     torch_threads: int = Field(
         default=1,

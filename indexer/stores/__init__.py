@@ -70,11 +70,13 @@ class CollectionSpec:
 @dataclass(frozen=True, kw_only=True)
 class CollectionStatus:
     """What a collection is. `indexed` is False while a search may have to scan unindexed vectors
-    that are beyond the size for which a scan is fine."""
+    that are beyond the size for which a scan is fine. `payload_indexes` are those that the engine
+    has in fact, our own fields' included; None for an engine that keeps none."""
 
     spec: CollectionSpec
     points: int
     indexed: bool
+    payload_indexes: Mapping[str, FieldKind] | None
 
 
 @dataclass(frozen=True, kw_only=True)

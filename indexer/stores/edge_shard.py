@@ -39,7 +39,7 @@ from indexer.stores import (
     edge_optimize,
     mismatch,
 )
-from indexer.stores.paths import json_path
+from indexer.stores.paths import field_of, json_path
 
 DESCRIPTION = "collection.json"
 HNSW_M = 16
@@ -127,9 +127,12 @@ class Shard:
         with self.reading() as handle:
             present = edge_filters.present(None, GONE_FIELD)
             points = handle.count(edge.CountRequest(exact=True, filter=present))
-            indexed = handle.info().indexed_vectors_count
+            info = handle.info()
         return CollectionStatus(
-            spec=self.spec, points=points, indexed=not self._wants_graph(points, indexed)
+            spec=self.spec,
+            points=points,
+            indexed=not self._wants_graph(points, info.indexed_vectors_count),
+            payload_indexes=_payload_indexes(info),
         )
 
     def _wants_graph(self, points: int, indexed: int) -> bool:
@@ -229,6 +232,16 @@ class Shard:
                 f"collection {self.spec.collection.name!r} was dropped or closed meanwhile."
             )
         return self._handle
+
+
+def _payload_indexes(info: edge.ShardInfo) -> dict[str, FieldKind]:
+    """field -> kind, of the indexes that the engine has."""
+    return {
+        field_of(path): kind
+        for path, index in info.payload_schema.items()
+        for kind, schema in SCHEMA.items()  # the engine's kinds compare, but do not hash
+        if index.data_type == schema
+    }
 
 
 def create(folder: Path, spec: CollectionSpec, graph_kb: int) -> Shard:

@@ -122,7 +122,12 @@ class QdrantStore:
         info = self._info(name)
         spec = qdrant_collections.spec_of(name, info)
         green = info.status == models.CollectionStatus.GREEN
-        return CollectionStatus(spec=spec, points=self.count(spec.collection), indexed=green)
+        return CollectionStatus(
+            spec=spec,
+            points=self.count(spec.collection),
+            indexed=green,
+            payload_indexes=None if self._local else qdrant_collections.payload_indexes(info),
+        )
 
     def collections(self) -> list[str]:
         with self._calling() as client:

@@ -79,6 +79,16 @@ def missing_indexes(
     return {path: index for path, index in wanted.items() if field_of(path) not in present}
 
 
+def payload_indexes(info: models.CollectionInfo) -> dict[str, FieldKind]:
+    """field -> kind, of the indexes that the server has; of kinds that are not ours it has none."""
+    kinds: dict[models.PayloadSchemaType, FieldKind] = {one: kind for kind, one in SCHEMA.items()}
+    return {
+        field_of(path): kinds[index.data_type]
+        for path, index in info.payload_schema.items()
+        if index.data_type in kinds
+    }
+
+
 def spec_of(name: str, info: models.CollectionInfo) -> CollectionSpec:
     """What the collection is; raises CollectionMismatch where we did not make it."""
     kept = dict(info.config.metadata or {})

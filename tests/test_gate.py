@@ -1,0 +1,170 @@
+"""The gate lets a good index pass and refuses each kind of bad one, naming the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import qdrant_edge
+import sqlalchemy as sa
+from gate_world import FILMS, Judged, check, failed
+from hashing import HashingEncoder
+from qdrant_rest import QdrantRest
+
+from indexer import entries, gate, indexes
+from indexer.gate import ledger, stored
+from indexer.settings import Settings
+from indexer.stores import VectorStore
+from indexer.stores.edge import EdgeStore
+from indexer.stores.qdrant import QdrantStore
+
+
+@pytest.fixture(params=["edge", "qdrant"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStore]:
+    made: VectorStore = (
+        EdgeStore(tmp_path / "edge") if request.param == "edge" else QdrantStore.in_memory()
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(engine: sa.Engine, store: VectorStore, settings: Settings) -> Judged:
+    made = Judged(engine=engine, store=store, settings=settings)
+    made.insert()
+    return made
+
+
+def test_a_good_index_passes_and_its_report_is_kept(world: Judged) -> None:
+    index = world.build("e1", HashingEncoder())
+    report = world.judge(index)
+    assert failed(report) == [], report.refusal()
+    assert report.passed
+    assert report.refusal() == ""
+    assert check(report, ledger.COUNTS).figures["store"] == FILMS
+    indexes.set_gate(world.engine, index.id, report.as_dict())
+    kept = indexes.gate(world.engine, index.id)
+    assert kept is not None
+    assert gate.from_dict(kept) == gate.from_dict(json.loads(json.dumps(report.as_dict())))
+
+
+def test_an_index_that_nobody_has_filled_is_refused(world: Judged) -> None:
+    report = world.judge(world.build("e1", HashingEncoder(), drained=False))
+    assert failed(report)[0] == ledger.BACKFILL
+    assert check(report, ledger.BACKFILL).value == FILMS
+    assert f"{FILMS} items" in report.refusal()
+    assert "worker" in report.refusal()
+
+
+def test_a_truncated_backfill_is_refused_though_ledger_and_store_agree(world: Judged) -> None:
+    index = world.build("e1", HashingEncoder())
+    gone = [f"k{n}" for n in range(FILMS // 2)]
+    world.run(
+        "DELETE FROM indexer.entries WHERE index_id = :index_id AND item_key = ANY(:keys)",
+        index_id=index.id,
+        keys=gone,
+    )
+    world.store.delete_if_newer(index.ref, gone, fence=2**40)
+    world.store.flush(index.ref)
+    report = world.judge(index)
+    assert failed(report) == [ledger.COUNTS]
+    assert "200 usable rows in the catalog, 100 items in the ledger" in report.refusal()
+
+
+def test_points_that_the_ledger_believes_in_are_missed(world: Judged) -> None:
+    index = world.build("e1", HashingEncoder())
+    world.store.delete_if_newer(index.ref, ["k1", "k2", "k3"], fence=2**40)
+    world.store.flush(index.ref)
+    report = world.judge(index)
+    assert failed(report) == [ledger.COUNTS, stored.VECTORS]
+    assert check(report, stored.VECTORS).figures["examples"] == {
+        "without a point": ["k1", "k2", "k3"]
+    }
+
+
+def test_vectors_of_another_encoder_of_the_same_dimension_are_refused(world: Judged) -> None:
+    index = world.build("e1", HashingEncoder(salt="another"))
+    world.towers.add("e1", HashingEncoder())
+    report = world.judge(index)
+    assert failed(report) == [stored.VECTORS]
+    assert check(report, stored.VECTORS).value == FILMS
+    assert "with other vectors" in report.refusal()
+
+
+def test_a_payload_altered_by_hand_is_noticed(world: Judged) -> None:
+    index = world.build("e1", HashingEncoder())
+    [point] = world.store.fetch(index.ref, ["k5"]).values()
+    altered = {**point.payload, "year": 1900}
+    world.store.set_payload_if_newer(index.ref, {"k5": altered}, fence=2**40)
+    report = world.judge(index)
+    assert failed(report) == [stored.VECTORS]
+    assert check(report, stored.VECTORS).figures["examples"] == {"with stale fields": ["k5"]}
+
+
+def test_a_payload_index_missing_on_edge_is_refused(
+    engine: sa.Engine, edge_store: EdgeStore, settings: Settings
+) -> None:
+    world = Judged(engine=engine, store=edge_store, settings=settings)
+    world.insert(40)
+    index = world.build("e1", HashingEncoder())
+    with edge_store._shard(index.collection).reading() as handle:
+        handle.update(qdrant_edge.UpdateOperation.delete_field_index("genres"))
+    report = world.judge(index)
+    assert failed(report) == [stored.COLLECTION]
+    assert "no payload index for genres (keyword)" in report.refusal()
+
+
+def test_a_payload_index_missing_on_a_server_is_refused(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    with QdrantRest() as server:
+        store = QdrantStore(url=server.url)
+        world = Judged(engine=engine, store=store, settings=settings)
+        world.insert(40)
+        index = world.build("e1", HashingEncoder())
+        assert world.judge(index).passed
+        del server.indexes[index.collection]["year"]
+        report = world.judge(index)
+        store.close()
+    assert failed(report) == [stored.COLLECTION]
+    assert "no payload index for year (integer)" in report.refusal()
+
+
+def test_a_collection_that_is_gone_is_refused_not_an_accident(world: Judged) -> None:
+    index = world.build("e1", HashingEncoder())
+    world.store.drop_collection(index.collection)
+    report = world.judge(index)
+    assert stored.COLLECTION in failed(report)
+    assert "CollectionMissing" in report.refusal()
+
+
+def test_changes_after_the_gate_began_may_be_in_flight(world: Judged) -> None:
+    """A writer that never rests: each look of the gate finds another change on its way."""
+    index = world.build("e1", HashingEncoder())
+    written = iter(range(10_000))
+
+    def write_and_drain() -> None:
+        world.drain()
+        world.insert(1, first=FILMS + next(written))
+
+    world.insert(5, first=FILMS + 20_000)
+    found = indexes.get(world.engine, index.id)
+    settings = world.settings.model_copy(update={"gate_wait_s": 1.0})
+    report = gate.run(
+        world.engine, world.store, world.towers, settings, found, seed=1, pause=write_and_drain
+    )
+    assert failed(report) == [], report.refusal()
+    assert next(written) > 0
+
+
+def test_more_quarantined_items_than_allowed_are_refused(world: Judged) -> None:
+    world.run("UPDATE public.items SET title = 'POISON ' || id WHERE id LIKE 'k1_'")
+    world.settings = world.settings.model_copy(update={"max_attempts": 1})
+    index = world.build("e1", HashingEncoder())
+    assert len(entries.failures(world.engine, index_id=index.id)) == 10
+    report = world.judge(index)
+    assert failed(report) == [ledger.QUARANTINE]
+    assert "10 of 200 items (5.00%), at most 1.00%" in report.refusal()
+    assert world.judge(index, gate_quarantined=0.05).passed
