@@ -11,7 +11,8 @@ TwinspanError
 │   ├── DatabaseUnavailable   PostgreSQL does not answer, or refuses us: an outage
 │   ├── SchemaMissing         our schema is not there: run `twinspan migrate`
 │   ├── SchemaOutdated        our schema is older than the code: run `twinspan migrate`
-│   └── SchemaTooNew          our schema is newer than the code: upgrade the code
+│   ├── SchemaTooNew          our schema has left this release behind: upgrade the code
+│   └── SchemaInUse           workers of an older release need what a migration takes away
 ├── CatalogError
 │   ├── CatalogUnknown        no catalog of that name is attached
 │   └── CatalogUnwatchable    a table that triggers cannot watch in full
@@ -76,6 +77,10 @@ class SchemaOutdated(DatabaseError):
 
 class SchemaTooNew(DatabaseError):
     """The schema `indexer` is newer than this release. Upgrade twinspan."""
+
+
+class SchemaInUse(DatabaseError):
+    """Workers of an older release are still running. Stop them, then run `twinspan migrate`."""
 
 
 class CatalogError(TwinspanError):

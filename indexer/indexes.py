@@ -229,7 +229,7 @@ def retire(engine: sa.Engine, index_id: int) -> None:
             .where(tables.indexes.c.id == index_id)
             .values(state="retired", retired_at=sa.func.now())
         )
-        connection.execute(sa.text(f"DROP TABLE IF EXISTS {_partition(index_id)}"))
+        connection.execute(sa.text("SELECT indexer.drop_entries(:id)"), {"id": index_id})
 
 
 def _all_where(

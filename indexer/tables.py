@@ -201,6 +201,24 @@ shadow_reads = sa.Table(
     sa.Index("shadow_reads_by_index", "index_id", "at"),
 )
 
+# Who was given rights here, and what for. Owner: module `roles`.
+roles = sa.Table(
+    "roles",
+    metadata,
+    sa.Column("role", sa.Text, primary_key=True),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.CheckConstraint("purpose IN ('worker', 'query')", name="roles_purpose"),
+)
+
+# One row: releases made for revision `oldest`, or for a later one, can work on this schema.
+compatibility = sa.Table(
+    "compatibility",
+    metadata,
+    sa.Column("single", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("oldest", sa.Text, nullable=False),
+    sa.CheckConstraint("single", name="compatibility_single"),
+)
+
 # What users did: training data, and the histories that `recommend(user_key=...)` reads.
 interactions = sa.Table(
     "interactions",

@@ -35,6 +35,7 @@ def run_on(connection: sa.Connection) -> None:
     schema.prepare(connection)
     schema.configure(context, connection=connection, target_metadata=tables.metadata)
     context.run_migrations()
+    schema.finish(connection)
 
 
 given = context.config.attributes.get("connection")

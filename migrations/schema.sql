@@ -24,6 +24,13 @@ CREATE TABLE indexer.changes (
     autovacuum_vacuum_cost_delay=0
 );
 
+CREATE TABLE indexer.compatibility (
+    single boolean NOT NULL DEFAULT true,
+    oldest text NOT NULL,
+    CONSTRAINT compatibility_pkey PRIMARY KEY (single),
+    CONSTRAINT compatibility_single CHECK (single)
+);
+
 CREATE TABLE indexer.encoders (
     id text NOT NULL,
     family text NOT NULL,
@@ -74,6 +81,13 @@ CREATE TABLE indexer.interactions (
     CONSTRAINT interactions_pkey PRIMARY KEY (id)
 );
 CREATE INDEX interactions_history ON indexer.interactions USING btree (catalog, user_key, occurred_at DESC, id DESC);
+
+CREATE TABLE indexer.roles (
+    role text NOT NULL,
+    purpose text NOT NULL,
+    CONSTRAINT roles_pkey PRIMARY KEY (role),
+    CONSTRAINT roles_purpose CHECK ((purpose = ANY (ARRAY['worker'::text, 'query'::text])))
+);
 
 CREATE TABLE indexer.rollouts (
     id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
@@ -129,3 +143,56 @@ CREATE TABLE indexer.verifications (
     CONSTRAINT verifications_pkey PRIMARY KEY (id)
 );
 CREATE INDEX verifications_by_index ON indexer.verifications USING btree (index_id, id);
+
+CREATE OR REPLACE FUNCTION indexer.forbid(grantee text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    DECLARE
+        them text := ' FROM ' || quote_ident(grantee);
+    BEGIN
+        IF pg_has_role(grantee, (SELECT nspowner FROM pg_namespace WHERE nspname = 'indexer'),
+                       'USAGE') THEN
+            RAISE EXCEPTION USING
+                MESSAGE = 'role ' || quote_ident(grantee) || ' has the rights of the owner',
+                HINT = 'Name a role that may do nothing yet.';
+        END IF;
+        EXECUTE 'REVOKE ALL ON ALL TABLES IN SCHEMA indexer' || them;
+        EXECUTE 'REVOKE ALL ON ALL SEQUENCES IN SCHEMA indexer' || them;
+        EXECUTE 'REVOKE ALL ON SCHEMA indexer' || them;
+        DELETE FROM indexer.roles WHERE role = grantee;
+    END
+    $function$;
+-- privileges {OWNER=X/OWNER}
+
+CREATE OR REPLACE FUNCTION indexer.permit(grantee text, wanted text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    DECLARE
+        them text := ' TO ' || quote_ident(grantee);
+    BEGIN
+        PERFORM indexer.forbid(grantee);
+        INSERT INTO indexer.roles (role, purpose) VALUES (grantee, wanted);
+        EXECUTE 'GRANT USAGE ON SCHEMA indexer' || them;
+        EXECUTE 'GRANT SELECT ON indexer.alembic_version, indexer.compatibility, '
+            'indexer.catalogs, indexer.encoders, indexer.indexes, indexer.changes, '
+            'indexer.entries, indexer.rollouts, indexer.verifications' || them;
+        EXECUTE 'GRANT SELECT ON SEQUENCE indexer.fences' || them;
+        IF wanted = 'worker' THEN
+            EXECUTE 'GRANT UPDATE, DELETE ON indexer.changes' || them;
+            EXECUTE 'GRANT INSERT, UPDATE, DELETE ON indexer.entries' || them;
+            EXECUTE 'GRANT USAGE ON SEQUENCE indexer.fences' || them;
+            EXECUTE 'GRANT UPDATE (spec_version, backfill_cursor, backfill_done, error) '
+                'ON indexer.indexes' || them;
+            EXECUTE 'GRANT INSERT, UPDATE, DELETE ON indexer.verifications' || them;
+            EXECUTE 'GRANT INSERT ON indexer.rollouts' || them;
+        ELSIF wanted = 'query' THEN
+            EXECUTE 'GRANT SELECT ON indexer.interactions, indexer.users' || them;
+            EXECUTE 'GRANT SELECT, INSERT ON indexer.shadow_reads' || them;
+        END IF;
+    END
+    $function$;
+-- privileges {OWNER=X/OWNER}

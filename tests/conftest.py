@@ -89,6 +89,12 @@ class Databases:
             pid = name.removeprefix(f"{PREFIX}_").split("_")[0]
             if pid.isdigit() and (int(pid) == os.getpid() or not _lives(int(pid))):
                 self._drop(name)
+        for (role,) in self._admin.execute(
+            "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [f"{PREFIX}_"]
+        ).fetchall():
+            pid = role.removeprefix(f"{PREFIX}_").split("_")[0]
+            if pid.isdigit() and not _lives(int(pid)):
+                self._admin.execute(f"DROP ROLE IF EXISTS {role}")
 
 
 def _lives(pid: int) -> bool:

@@ -52,7 +52,7 @@ TRIGGERS = """
 """
 VIEW = "SELECT pg_get_viewdef(%s::oid)"
 FUNCTIONS = """
-    SELECT pg_get_functiondef(p.oid), p.proacl::text
+    SELECT pg_get_functiondef(p.oid), replace(p.proacl::text, pg_get_userbyid(p.proowner), 'OWNER')
     FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
     WHERE n.nspname = ANY(%s) AND p.prokind IN ('f', 'p') ORDER BY n.nspname, p.proname, 1
 """

@@ -20,7 +20,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from indexer import database, schema, tables
-from indexer.errors import DatabaseUnavailable, SchemaMissing, SchemaOutdated, SchemaTooNew
+from indexer.errors import (
+    DatabaseUnavailable,
+    SchemaInUse,
+    SchemaMissing,
+    SchemaOutdated,
+    SchemaTooNew,
+)
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "migrations" / "schema.sql"
@@ -114,20 +120,93 @@ def test_a_failed_migration_leaves_nothing_behind(bare: sa.Engine, bare_url: str
     assert left == [("users",)]
 
 
-def test_an_older_and_a_newer_schema_are_told_apart(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_schema_is_told(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9998"))
     monkeypatch.setattr(schema, "HEAD", "9998")
     with pytest.raises(SchemaOutdated, match=r"at revision 0\d+, this release needs 9998"):
         schema.check(engine)
-    monkeypatch.undo()
-    with engine.begin() as connection:
-        connection.execute(sa.text("UPDATE indexer.alembic_version SET version_num = '9999'"))
+
+
+def test_a_release_works_on_a_newer_schema_that_only_added(engine: sa.Engine) -> None:
+    _move_on(engine, revision="9999", oldest=schema.HEAD)
+    assert schema.check(engine) == "9999"
+    assert schema.migrate(engine) == "9999"  # as a job of the old release does that runs again
+
+
+def test_a_release_that_was_left_behind_is_told(engine: sa.Engine) -> None:
+    _move_on(engine, revision="9999", oldest="9999")
     with pytest.raises(SchemaTooNew, match="Upgrade twinspan"):
         schema.check(engine)
     with pytest.raises(SchemaTooNew, match="9999"):
         schema.migrate(engine)
+
+
+def test_a_newer_schema_that_says_nothing_is_too_new(engine: sa.Engine) -> None:
+    _move_on(engine, revision="9999", oldest=schema.HEAD)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE indexer.compatibility"))
+    with pytest.raises(SchemaTooNew, match="9999"):
+        schema.check(engine)
+
+
+def test_nobody_is_left_behind_who_is_at_work(engine: sa.Engine) -> None:
+    """What a contracting revision does at its end, while a worker of this release runs."""
+    worker = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        schema.announce(worker)
+        assert schema.at_work(engine) == {schema.HEAD: 1}
+        with pytest.raises(SchemaInUse, match=f"schema {schema.HEAD}"), engine.begin() as one:
+            _contract(one)
+            schema.finish(one)
+        assert schema.check(engine) == schema.HEAD
+    finally:
+        worker.invalidate()
+        worker.close()
+    with engine.begin() as one:
+        _contract(one)
+        schema.finish(one)
+    assert schema.at_work(engine) == {}
+    with pytest.raises(SchemaTooNew):
+        schema.check(engine)
+
+
+def test_a_worker_that_starts_while_it_is_left_behind_finds_out(engine: sa.Engine) -> None:
+    """It announces itself, which waits for the migration, and then checks the schema."""
+    found: list[type[Exception]] = []
+
+    def start_a_worker() -> None:
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        schema.announce(connection)
+        try:
+            schema.check(engine)
+        except SchemaTooNew as error:
+            found.append(type(error))
+        connection.invalidate()
+        connection.close()
+
+    thread = threading.Thread(target=start_a_worker)
+    with engine.begin() as connection:
+        _contract(connection)
+        schema.finish(connection)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive(), "it waits for the migration"
+    thread.join(10)
+    assert found == [SchemaTooNew]
+
+
+def _contract(connection: sa.Connection) -> None:
+    connection.execute(sa.text("UPDATE indexer.alembic_version SET version_num = '9999'"))
+    connection.execute(sa.text("UPDATE indexer.compatibility SET oldest = '9999'"))
+
+
+def _move_on(engine: sa.Engine, *, revision: str, oldest: str) -> None:
+    """As a migration of a later release does."""
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE indexer.alembic_version SET version_num = :to"), {"to": revision}
+        )
+        connection.execute(sa.text("UPDATE indexer.compatibility SET oldest = :to"), {"to": oldest})
 
 
 def test_a_table_items_of_the_readers_own_is_left_alone(bare: sa.Engine) -> None:

@@ -101,9 +101,9 @@ class Watcher:
     def _follow(self) -> None:
         """Lead as soon as nobody else does. Returns at the stop; raises for a lost connection."""
         with Lock(self._engine) as lock:
+            schema.check(self._engine)
             while not self._stop.is_set():
                 if lock.take():
-                    schema.check(self._engine)
                     if self._settings.notify:
                         lock.listen()
                     log.info("the watcher leads")
@@ -149,7 +149,8 @@ class Look:
 
 
 class Lock:
-    """The leader's lock, and the connection that holds it. Every method raises DatabaseUnavailable
+    """The leader's lock, and the connection that holds it; it also says which release is at work
+    here, so that no migration leaves it behind. Every method raises DatabaseUnavailable
     when the connection is lost, and with it the lock."""
 
     def __init__(self, engine: sa.Engine) -> None:
@@ -159,6 +160,7 @@ class Lock:
         with database.translated(self._engine):
             connection = self._engine.connect()
             self._connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            schema.announce(self._connection)
         return self
 
     def __exit__(

@@ -13,8 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from indexer import database, schema, tables
-from indexer.catalog import reading, relations, triggers, watching
+from indexer import database, roles, schema, tables
+from indexer.catalog import readers, reading, relations, triggers, watching
 from indexer.catalog.spec import CatalogSpec
 from indexer.catalog.watching import Watch
 from indexer.errors import CatalogError, CatalogUnknown
@@ -81,6 +81,27 @@ def detach(engine: sa.Engine, name: str) -> None:
     """No trace of the catalog is left: triggers, functions, queued changes, history of retired
     indexes. Raises CatalogUnknown, and CatalogError while it has an index that is not retired."""
     _until_not_busy(engine, lambda connection: _detach(connection, name))
+
+
+def permit(engine: sa.Engine, role: str, purpose: roles.Purpose) -> bool:
+    """The role has the rights that its purpose needs, and no other: in schema `indexer`, and for a
+    worker those columns of the attached catalogs' tables that their descriptions name. It is made
+    where there is none; returns whether. Raises as `roles.permit` does, and CatalogError."""
+    schema.check(engine)
+    with database.begin(engine) as connection:
+        connection.execute(_LOCK, {"key": ATTACH_LOCK})
+        created = roles.permit(connection, role, purpose)
+        readers.withdraw(connection, role)
+        readers.settle(connection)
+    return created
+
+
+def forbid(engine: sa.Engine, role: str) -> None:
+    """The role has lost what `permit` gave it. Raises UsageError for one that was given nothing."""
+    with database.begin(engine) as connection:
+        connection.execute(_LOCK, {"key": ATTACH_LOCK})
+        readers.withdraw(connection, role)
+        roles.forbid(connection, role)
 
 
 def get(engine: sa.Engine, name: str) -> Catalog:
@@ -169,6 +190,7 @@ def _in_transaction(engine: sa.Engine, work: Work) -> None:
 
 def _attach(connection: sa.Connection, spec: CatalogSpec, *, notify: bool) -> None:
     watches = watching.resolve(connection, spec)
+    before = [one.table_name for one in readers.specs(connection)]
     catalog_id, changed = _register(connection, spec)
     if changed:
         triggers.lock(connection, watches)
@@ -178,6 +200,7 @@ def _attach(connection: sa.Connection, spec: CatalogSpec, *, notify: bool) -> No
         .where(tables.catalogs.c.id == catalog_id)
         .values(watched={"tables": [_watched(watch) for watch in watches], "functions": functions})
     )
+    readers.settle(connection, before)
 
 
 def _register(connection: sa.Connection, spec: CatalogSpec) -> tuple[int, bool]:
@@ -229,9 +252,11 @@ def _detach(connection: sa.Connection, name: str) -> None:
         raise _unknown(connection.engine, name)
     _check_no_index(connection, catalog_id, name)
     triggers.uninstall(connection, catalog_id)
+    before = [one.table_name for one in readers.specs(connection)]
     for table in (tables.changes, tables.indexes):
         connection.execute(sa.delete(table).where(table.c.catalog_id == catalog_id))
     connection.execute(sa.delete(tables.catalogs).where(columns.id == catalog_id))
+    readers.settle(connection, before)
 
 
 def _check_no_index(connection: sa.Connection, catalog_id: int, name: str) -> None:

@@ -1,0 +1,454 @@
+"""Roles with few rights: what a worker's role can do, which is a worker's whole life, and what it
+cannot, which is everything else."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+
+import live_world
+import psycopg
+import pytest
+import sqlalchemy as sa
+from hashing import HashingEncoder
+from live_world import ENCODER_ID, World
+
+from indexer import catalog, changes, database, entries, indexes, roles, schema, sync, verify
+from indexer.catalog import spec
+from indexer.errors import CatalogError, DatabaseError, UsageError
+from indexer.settings import Settings
+from indexer.stores.qdrant import QdrantStore
+from indexer.towers import Tower
+from workers import watch
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def role_name() -> str:
+    return f"twinspan_test_{os.getpid()}_role_{next(_numbers)}"
+
+
+@pytest.fixture
+def role(each_engine: sa.Engine, role_name: str) -> Iterator[str]:
+    """A name for a role, which is gone at the end with all its rights."""
+    yield role_name
+    with each_engine.begin() as connection:
+        for name in (role_name, f"{role_name}_b"):
+            if connection.scalar(sa.text("SELECT to_regrole(:name)"), {"name": name}):
+                connection.exec_driver_sql(f"DROP OWNED BY {name} CASCADE")
+                connection.exec_driver_sql(f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def login(each_engine: sa.Engine) -> Iterator[Callable[[str], sa.Engine]]:
+    """`login(role)` connects as it, with its own password."""
+    opened: list[sa.Engine] = []
+
+    def connect(role: str) -> sa.Engine:
+        _run(each_engine, f"ALTER ROLE {role} LOGIN PASSWORD 'a secret of the test'")
+        url = each_engine.url.set(username=role, password="a secret of the test")
+        opened.append(database.engine(url.render_as_string(hide_password=False)))
+        return opened[-1]
+
+    yield connect
+    for engine in opened:
+        engine.dispose()
+
+
+def _run(engine: sa.Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement.replace("%", "%%"))
+
+
+class _Towers:
+    """The encoder of the tests, for whatever index."""
+
+    def get(self, encoder_id: str, uri: str) -> Tower:
+        return Tower(ENCODER_ID, HashingEncoder())
+
+
+@pytest.fixture
+def world(each_engine: sa.Engine) -> Iterator[World]:
+    store = QdrantStore.in_memory()
+    yield live_world.make(each_engine, store, queue="roles")
+    store.close()
+
+
+def test_a_workers_whole_life_needs_no_more_rights_than_it_has(
+    each_engine: sa.Engine, world: World, role: str, login: Callable[[str], sa.Engine]
+) -> None:
+    assert catalog.permit(each_engine, role, "worker") is True
+    worker = login(role)
+    settings = Settings(data_dir="/nonexistent")
+    world.insert([f"m{n}" for n in range(40)])
+    world.run("DELETE FROM public.items WHERE id IN ('m1', 'm2')")
+
+    def drain() -> sync.Report:
+        return sync.drain(worker, world.store, _Towers(), settings)  # type: ignore[arg-type]
+
+    assert schema.check(worker) == schema.HEAD
+    with watch.Lock(worker) as lock:  # as the watcher does
+        assert lock.take()
+        assert lock.look().work
+        assert drain().outages == []
+        assert changes.pending(worker) == 0
+        lock.listen()
+    assert world.assert_agrees() == 38
+
+    # an index that is registered later, by its owner, is the worker's work at once
+    later = indexes.register(
+        each_engine,
+        catalog_id=world.index.catalog_id,
+        alias="later",
+        encoder=live_world.info(ENCODER_ID),
+        queue="roles",
+    )
+    world.store.ensure_collection(_spec_like(world, later))
+    world.run("UPDATE public.items SET title = title || ' again'")
+    drain()
+    world.assert_agrees()
+    assert world.store.count(later.ref) == 38
+
+    # which it can retire, and whose part of the ledger it can drop, but of no other
+    with pytest.raises(DatabaseError, match="is not retired"), database.begin(worker) as one:
+        one.execute(sa.text("SELECT indexer.drop_entries(:id)"), {"id": later.id})
+    indexes.retire(worker, later.id)
+    assert later.id not in entries.summary(worker)
+
+    # a description that changed, an item that fails, a truncated catalog, what is purged
+    described = spec.BUILTIN.model_dump(mode="json")
+    del described["returned"]["price"]
+    catalog.attach(each_engine, spec.parse(described, name="test"))
+    drain()
+    assert indexes.get(worker, world.index.id).spec_version == 2
+    batch = _claim_one(worker, world)
+    entries.fail_if_held(
+        worker, batch, {"m3": "boom"}, max_attempts=1, backoff_s=0, backoff_max_s=0
+    )
+    assert [one.key for one in entries.failures(worker)] == ["m3"]
+    assert entries.retry(worker) == 1
+    batch = entries.claim(worker, world.index.id, limit=1, lease_s=60)
+    assert batch is not None
+    assert entries.release_if_held(worker, batch, ["m3"]) == 1
+    world.run("TRUNCATE public.items")
+    drain()
+    assert world.store.count(world.index.ref) == 0
+    assert entries.summary(worker)[world.index.id].present == 0
+    world.run("UPDATE indexer.entries SET changed_at = now() - interval '9 days'")
+    assert entries.purge(worker, tombstone_s=60) > 0
+    seen = verify.compare(worker, world.store, indexes.get(worker, world.index.id), tower=None)
+    assert seen.drift == 0
+
+
+def _claim_one(worker: sa.Engine, world: World) -> entries.Batch:
+    world.run("UPDATE public.items SET title = 'x' WHERE id = 'm3'")
+    changes.route(worker, limit=100)
+    batch = entries.claim(worker, world.index.id, limit=1, lease_s=60)
+    assert batch is not None
+    return batch
+
+
+def _spec_like(world: World, index: indexes.Index) -> object:
+    from indexer import collection
+
+    attached = catalog.get(world.engine, "items")
+    return collection.spec_of(index, attached, live_world.info(ENCODER_ID).vectors)
+
+
+FORBIDDEN = (
+    "SELECT * FROM private.secrets",
+    "SELECT 1 FROM public.orders",
+    "SELECT updated_at FROM public.items",  # a column that the description does not name
+    "INSERT INTO public.items (id) VALUES ('mine')",
+    "UPDATE public.items SET title = 'mine'",
+    "DELETE FROM public.items",
+    "TRUNCATE public.items",
+    "DROP TABLE public.items",
+    "ALTER TABLE public.items DISABLE TRIGGER ALL",
+    "ALTER TABLE public.items DISABLE TRIGGER twinspan_1_update",
+    "CREATE TRIGGER mine AFTER INSERT ON public.items EXECUTE FUNCTION {function}()",
+    "DROP TRIGGER twinspan_1_update ON public.items",
+    "CREATE TABLE public.mine (id int)",
+    "CREATE TABLE indexer.mine (id int)",
+    "CREATE SCHEMA mine",
+    "DROP TABLE indexer.entries",
+    "TRUNCATE indexer.entries",
+    "ALTER TABLE indexer.entries ADD COLUMN mine int",
+    "DROP SCHEMA indexer CASCADE",
+    "INSERT INTO indexer.changes (catalog_id, op) VALUES (1, 'T')",
+    "UPDATE indexer.catalogs SET spec = '{{}}'",
+    "UPDATE indexer.indexes SET alias = 'mine'",
+    "UPDATE indexer.indexes SET collection = 'mine'",
+    "DELETE FROM indexer.indexes",
+    "UPDATE indexer.encoders SET uri = 'http://elsewhere'",
+    "INSERT INTO indexer.encoders (id, family, uri, vectors) VALUES ('x', 'x', 'x', '[]')",
+    "UPDATE indexer.compatibility SET oldest = '9999'",
+    "INSERT INTO indexer.roles VALUES ('mine', 'worker')",
+    "SELECT * FROM indexer.users",
+    "SELECT * FROM indexer.interactions",
+    "SELECT setval('indexer.fences', 1)",
+    "SELECT indexer.permit('{role}', 'worker')",
+    "SELECT indexer.forbid('{role}')",
+    "SELECT indexer.{function}()",
+    "CREATE OR REPLACE FUNCTION indexer.{function}() RETURNS trigger LANGUAGE sql AS ''",
+    "ALTER FUNCTION indexer.{function}() RESET search_path",
+    "CREATE ROLE mine",
+    "SET ROLE {owner}",
+)
+
+
+def test_a_workers_role_can_do_nothing_else(
+    each_engine: sa.Engine, world: World, role: str, login: Callable[[str], sa.Engine]
+) -> None:
+    _run(
+        each_engine,
+        "CREATE TABLE public.orders (id int)",
+        "CREATE SCHEMA private",
+        "CREATE TABLE private.secrets (id int)",
+    )
+    catalog.permit(each_engine, role, "worker")
+    worker = login(role)
+    with each_engine.begin() as connection:
+        owner = connection.scalar(sa.text("SELECT current_user"))
+        function = connection.scalar(
+            sa.text("SELECT proname FROM pg_proc WHERE proname LIKE 'capture%update'")
+        )
+    allowed: list[str] = []
+    for statement in FORBIDDEN:
+        filled = statement.format(role=role, owner=owner, function=function)
+        try:
+            _run(worker, filled)
+            allowed.append(filled)
+        except sa.exc.ProgrammingError as error:
+            assert isinstance(error.orig, psycopg.errors.InsufficientPrivilege), (filled, error)
+    assert allowed == []
+
+
+def test_a_query_role_reads_and_writes_nothing_but_shadow_reads(
+    each_engine: sa.Engine, world: World, role: str, login: Callable[[str], sa.Engine]
+) -> None:
+    catalog.permit(each_engine, role, "query")
+    query = login(role)
+    assert schema.check(query) == schema.HEAD
+    assert [one.id for one in indexes.all_of(query)] == [world.index.id]
+    assert catalog.all_of(query)[0].name == "items"
+    assert entries.summary(query) == {}
+    assert changes.pending(query) == 0
+    _run(query, "SELECT * FROM indexer.interactions, indexer.users")
+    for refused in (
+        "SELECT title FROM public.items",
+        "UPDATE indexer.entries SET wanted = 1",
+        "DELETE FROM indexer.changes",
+        "SELECT nextval('indexer.fences')",
+        "INSERT INTO indexer.users VALUES ('u1')",
+    ):
+        with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+            _run(query, refused)
+    insert = (
+        "INSERT INTO indexer.shadow_reads (index_id, live_index_id, k, overlap, live_ms, shadow_ms)"
+        f" VALUES ({world.index.id}, {world.index.id}, 1, 1, 1, 1)"
+    )
+    _run(query, insert)
+
+
+def test_a_workers_role_reads_what_is_described_now_and_no_longer_what_was(
+    each_engine: sa.Engine, role: str
+) -> None:
+    _run(
+        each_engine,
+        'CREATE SCHEMA "the Shop"',
+        'CREATE TABLE "the Shop"."a ""table" (id int PRIMARY KEY, "Na%me" text, price int, cost '
+        "int)",
+    )
+    catalog.permit(each_engine, role, "worker")
+    table = '"the Shop"."a ""table"'
+
+    def attach(**features: object) -> None:
+        described = {"name": "things", "table": table, "key": "id", "features": features}
+        catalog.attach(each_engine, spec.parse(described, name="test"))
+
+    name = {"kind": "text", "from": ["Na%me"]}
+    attach(name=name)
+    assert _readable(each_engine, role, table) == ["Na%me", "id"]
+    attach(name=name, price="number")
+    assert _readable(each_engine, role, table) == ["Na%me", "id", "price"]
+    attach(price="number")
+    assert _readable(each_engine, role, table) == ["id", "price"]
+    catalog.permit(each_engine, role, "query")
+    assert _readable(each_engine, role, table) == []
+    catalog.permit(each_engine, role, "worker")
+    assert _readable(each_engine, role, table) == ["id", "price"]
+    catalog.detach(each_engine, "things")
+    assert _readable(each_engine, role, table) == []
+    attach(price="number")
+    catalog.forbid(each_engine, role)
+    assert _readable(each_engine, role, table) == []
+    with each_engine.begin() as connection:
+        assert roles.all_of(connection) == {}
+
+
+def _readable(engine: sa.Engine, role: str, table: str) -> list[str]:
+    columns = sa.text("""
+        SELECT attname FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) AND attnum > 0
+           AND has_column_privilege(:role, attrelid, attnum, 'SELECT')
+           AND has_schema_privilege(:role, 'the Shop', 'USAGE') ORDER BY 1
+    """)
+    with engine.begin() as connection:
+        return list(connection.scalars(columns, {"table": table, "role": role}))
+
+
+def test_two_catalogs_of_one_table_share_what_may_be_read(
+    each_engine: sa.Engine, role: str
+) -> None:
+    _run(
+        each_engine,
+        'CREATE SCHEMA "the Shop"',
+        'CREATE TABLE "the Shop".t (id int PRIMARY KEY, a text, b text)',
+    )
+    catalog.permit(each_engine, role, "worker")
+    table = '"the Shop".t'
+    for column in ("a", "b"):
+        described = {"name": column, "table": table, "key": "id", "features": {column: "text"}}
+        catalog.attach(each_engine, spec.parse(described, name="test"))
+    assert _readable(each_engine, role, table) == ["a", "b", "id"]
+    catalog.detach(each_engine, "a")
+    assert _readable(each_engine, role, table) == ["b", "id"]
+
+
+def test_who_may_not_grant_says_what_the_owner_has_to_run(
+    each_engine: sa.Engine, role: str, login: Callable[[str], sa.Engine]
+) -> None:
+    """The view belongs to another; its tables, and the schema, to the role that attaches."""
+    admin = f"{role}_b"
+    _run(
+        each_engine,
+        f"CREATE ROLE {admin}",
+        f"GRANT CREATE ON DATABASE {each_engine.url.database} TO {admin}",
+        "CREATE TABLE public.base (id int PRIMARY KEY, a text)",
+        "CREATE VIEW public.shown AS SELECT * FROM public.base",
+        f"GRANT SELECT ON public.shown TO {admin}",
+        f"ALTER SCHEMA indexer OWNER TO {admin}",
+    )
+    with each_engine.begin() as connection:
+        for statement in connection.scalars(
+            sa.text(
+                "SELECT format('ALTER %s indexer.%I OWNER TO %I', CASE relkind WHEN 'S' THEN"
+                " 'SEQUENCE' ELSE 'TABLE' END, relname, CAST(:to AS text)) FROM pg_class"
+                " WHERE relnamespace = 'indexer'::regnamespace AND relkind IN ('r', 'p', 'S')"
+                " AND relname NOT LIKE '%id_seq'"
+            ),
+            {"to": admin},
+        ).all():
+            connection.exec_driver_sql(statement)
+    _run(
+        each_engine,
+        f"ALTER FUNCTION indexer.permit(text, text) OWNER TO {admin}",
+        f"ALTER FUNCTION indexer.forbid(text) OWNER TO {admin}",
+        f"ALTER TABLE public.base OWNER TO {admin}",
+    )
+    theirs = login(admin)
+    with pytest.raises(DatabaseError, match=f'CREATE ROLE "{role}" NOLOGIN'):
+        catalog.permit(theirs, role, "worker")
+    _run(each_engine, f"CREATE ROLE {role}")
+    assert catalog.permit(theirs, role, "worker") is False
+    described = {
+        "name": "shown",
+        "table": "public.shown",
+        "key": "id",
+        "features": {"a": "text"},
+        "watch": [{"table": "public.base", "key": "id"}],
+    }
+    with pytest.raises(CatalogError, match=r"Have the owner run: (GRANT .*); then") as refused:
+        catalog.attach(theirs, spec.parse(described, name="test"))
+    assert catalog.all_of(theirs) == [], "nothing was attached"
+    sql = str(refused.value).partition("Have the owner run: ")[2].partition("; then")[0]
+    _run(each_engine, sql)
+    assert catalog.attach(theirs, spec.parse(described, name="test")).name == "shown"
+
+
+def test_roles_that_need_no_grant_and_roles_that_are_unknown_are_refused(
+    each_engine: sa.Engine, role: str
+) -> None:
+    with each_engine.begin() as connection:
+        me = connection.scalar(sa.text("SELECT current_user"))
+    with pytest.raises(UsageError, match="rights of the schema's owner"):
+        catalog.permit(each_engine, me, "worker")
+    with pytest.raises(UsageError, match="was given nothing"):
+        catalog.forbid(each_engine, role)
+    schema.check(each_engine)
+
+
+def test_a_migration_gives_roles_what_their_purpose_needs_now(
+    each_engine: sa.Engine, role: str
+) -> None:
+    catalog.permit(each_engine, role, "worker")
+    _run(each_engine, f"REVOKE ALL ON indexer.entries FROM {role}")
+    with each_engine.begin() as connection:
+        schema.finish(connection)
+        may = sa.text("SELECT has_table_privilege(:role, 'indexer.entries', 'INSERT, DELETE')")
+        assert connection.scalar(may, {"role": role})
+
+
+def test_hidden_rows_are_an_error_and_never_deletions(
+    each_engine: sa.Engine, world: World, role: str, login: Callable[[str], sa.Engine]
+) -> None:
+    """Row-level security that hides the catalog from the worker must not empty the index."""
+    world.insert([f"m{n}" for n in range(5)])
+    catalog.permit(each_engine, role, "worker")
+    worker = login(role)
+    settings = Settings(data_dir="/nonexistent")
+    sync.drain(worker, world.store, _Towers(), settings)  # type: ignore[arg-type]
+    _run(each_engine, "ALTER TABLE public.items ENABLE ROW LEVEL SECURITY")
+    world.run("UPDATE public.items SET title = title || ' 2'")
+    with pytest.raises(DatabaseError, match="row-level security policy"):
+        sync.drain(worker, world.store, _Towers(), settings)  # type: ignore[arg-type]
+    assert world.store.count(world.index.ref) == 5
+
+
+def test_what_runs_with_the_owners_rights_is_pinned_and_closed(
+    each_engine: sa.Engine, world: World
+) -> None:
+    """Every function in our schema: triggers run as their owner, on a search path that no user can
+    put anything into, and nobody else may call them or any other."""
+    with each_engine.begin() as connection:
+        functions = connection.execute(
+            sa.text("""
+                SELECT proname, prosecdef, coalesce(proconfig, '{}') AS config, proacl::text AS acl,
+                       pg_get_userbyid(proowner) = current_user AS ours,
+                       prorettype = 'trigger'::regtype AS is_trigger
+                FROM pg_proc WHERE pronamespace = 'indexer'::regnamespace
+            """)
+        ).all()
+    assert sum(one.is_trigger for one in functions) == 4
+    for one in functions:
+        assert one.prosecdef == (one.is_trigger or one.proname == "drop_entries"), one
+        assert "search_path=pg_catalog, pg_temp" in one.config, one
+        assert one.ours
+        assert one.acl is not None, f"{one.proname} may be run by PUBLIC"
+        assert "{=X" not in one.acl, one
+        assert ",=X" not in one.acl, one
+
+
+def test_a_view_that_reads_as_its_reader_is_an_error_for_a_role_that_may_not(
+    each_engine: sa.Engine, role: str, login: Callable[[str], sa.Engine]
+) -> None:
+    _run(
+        each_engine,
+        "CREATE TABLE public.base (id int PRIMARY KEY, a text)",
+        "CREATE VIEW public.shown WITH (security_invoker = true) AS SELECT * FROM public.base",
+        "INSERT INTO public.base VALUES (1, 'x')",
+    )
+    catalog.permit(each_engine, role, "worker")
+    described = {
+        "name": "shown",
+        "table": "public.shown",
+        "key": "id",
+        "features": {"a": "text"},
+        "watch": [{"table": "public.base", "key": "id"}],
+    }
+    attached = catalog.attach(each_engine, spec.parse(described, name="test"))
+    with pytest.raises(DatabaseError, match="permission denied for table base"):
+        catalog.read(login(role), attached, ["1"])
