@@ -144,6 +144,22 @@ CREATE TABLE indexer.verifications (
 );
 CREATE INDEX verifications_by_index ON indexer.verifications USING btree (index_id, id);
 
+CREATE OR REPLACE FUNCTION indexer.drop_entries(retired integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    BEGIN
+        PERFORM FROM indexer.indexes WHERE id = retired AND state = 'retired';
+        IF NOT FOUND THEN
+            RAISE EXCEPTION USING MESSAGE = 'index ' || retired || ' is not retired';
+        END IF;
+        EXECUTE 'DROP TABLE IF EXISTS indexer.entries_' || retired;
+    END
+    $function$;
+-- privileges {OWNER=X/OWNER}
+
 CREATE OR REPLACE FUNCTION indexer.forbid(grantee text)
  RETURNS void
  LANGUAGE plpgsql
@@ -160,6 +176,7 @@ AS $function$
         END IF;
         EXECUTE 'REVOKE ALL ON ALL TABLES IN SCHEMA indexer' || them;
         EXECUTE 'REVOKE ALL ON ALL SEQUENCES IN SCHEMA indexer' || them;
+        EXECUTE 'REVOKE ALL ON FUNCTION indexer.drop_entries(integer)' || them;
         EXECUTE 'REVOKE ALL ON SCHEMA indexer' || them;
         DELETE FROM indexer.roles WHERE role = grantee;
     END
@@ -185,8 +202,9 @@ AS $function$
             EXECUTE 'GRANT UPDATE, DELETE ON indexer.changes' || them;
             EXECUTE 'GRANT INSERT, UPDATE, DELETE ON indexer.entries' || them;
             EXECUTE 'GRANT USAGE ON SEQUENCE indexer.fences' || them;
-            EXECUTE 'GRANT UPDATE (spec_version, backfill_cursor, backfill_done, error) '
-                'ON indexer.indexes' || them;
+            EXECUTE 'GRANT UPDATE (state, spec_version, backfill_cursor, backfill_done, gate, '
+                'error, live_at, standby_at, retired_at) ON indexer.indexes' || them;
+            EXECUTE 'GRANT EXECUTE ON FUNCTION indexer.drop_entries(integer)' || them;
             EXECUTE 'GRANT INSERT, UPDATE, DELETE ON indexer.verifications' || them;
             EXECUTE 'GRANT INSERT ON indexer.rollouts' || them;
         ELSIF wanted = 'query' THEN

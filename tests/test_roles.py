@@ -347,6 +347,7 @@ def test_who_may_not_grant_says_what_the_owner_has_to_run(
         each_engine,
         f"ALTER FUNCTION indexer.permit(text, text) OWNER TO {admin}",
         f"ALTER FUNCTION indexer.forbid(text) OWNER TO {admin}",
+        f"ALTER FUNCTION indexer.drop_entries(integer) OWNER TO {admin}",
         f"ALTER TABLE public.base OWNER TO {admin}",
     )
     theirs = login(admin)
