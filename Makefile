@@ -1,5 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Each does its own set-up in .venv.
 #
+# ARGS       arguments of `make chaos`
 # PYTHON     the interpreter to build .venv with (3.11 or newer)
 # PIP_ARGS   more arguments for pip, for instance an index that has torch's CPU builds
 
@@ -10,7 +11,7 @@ BIN      := $(VENV)/bin
 READY    := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench docs clean
+.PHONY: help demo test check fix chaos bench docs clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +35,9 @@ fix: $(READY) ## format, and mend what the linter can mend
 
 docs: $(READY) ## write the generated pages again
 	$(BIN)/python -m indexer.cli.reference
+
+chaos: $(READY) ## ten minutes in which everything dies, over each broker; ARGS="--minutes 1"
+	$(BIN)/python tests/chaos.py $(ARGS)
 
 bench: $(READY) ## every benchmark; writes docs/benchmarks.md (about half an hour)
 	$(BIN)/python -m benchmarks

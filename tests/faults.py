@@ -3,18 +3,24 @@
 Orders to die are files in the folder `TWINSPAN_FAULTS`, named `<step>.<before|after>.<nth>.<id>`. A
 process that comes to a step for the nth time since it took up work looks for one, takes it by
 renaming it to `<name>.killed-<pid>` (one process can), and sends SIGKILL to itself: no handler, no
-finally. Steps: route, claim, read, encode, write, ack, ring. With `TWINSPAN_FAULTS_IN=child` only
-prefork children die, and their parent starts others.
+finally. A file that says SIGSTOP makes it stop there instead, until somebody sends SIGCONT; it is
+then called `<name>.stopped-<pid>`. Steps: route, claim, read, encode, write, delete, ack, ring.
+With `TWINSPAN_FAULTS_IN=child` only prefork children take orders, and their parent starts others.
+
+`TWINSPAN_FAULTS_ENCODED` names a file that gets a line for every item that is encoded: a digest of
+its key and features.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +28,7 @@ from billiard.process import current_process
 from hashing import HashingEncoder
 from live_world import ENCODER_ID
 
+from encoders.types import ItemRecord
 from indexer import catalog, changes, entries
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
@@ -32,6 +39,8 @@ FOLDER = os.environ.get("TWINSPAN_FAULTS")
 ONLY_CHILDREN = os.environ.get("TWINSPAN_FAULTS_IN") == "child"
 
 ENCODE_S = float(os.environ.get("TWINSPAN_FAULTS_ENCODE_S", "0"))  # how long a batch takes
+ENCODED = os.environ.get("TWINSPAN_FAULTS_ENCODED")
+DONE = {signal.SIGKILL: "killed", signal.SIGSTOP: "stopped"}
 
 STEPS: dict[str, tuple[Any, ...]] = {
     "route": ((changes, "route"),),
@@ -39,6 +48,7 @@ STEPS: dict[str, tuple[Any, ...]] = {
     "read": ((catalog, "read"),),
     "encode": ((Tower, "encode_items"),),
     "write": ((QdrantStore, "write_if_newer"), (EdgeStore, "write_if_newer")),
+    "delete": ((QdrantStore, "delete_if_newer"), (EdgeStore, "delete_if_newer")),
     "ack": ((entries, "ack_if_held"),),
     "ring": ((Bell, "ring"),),
 }
@@ -47,19 +57,20 @@ _seen: Counter[tuple[int, str, str]] = Counter()
 
 
 def die_if_ordered(step: str, when: str) -> None:
-    """Does not return where an order for this moment lies ready."""
+    """Does not return where an order to die at this moment lies ready."""
     if FOLDER is None or (ONLY_CHILDREN and current_process().name == "MainProcess"):
         return
     _seen[os.getpid(), step, when] += 1
     nth = _seen[os.getpid(), step, when]
     for order in sorted(Path(FOLDER).glob(f"{step}.{when}.*")):
-        if "killed" in order.name or int(order.name.split(".")[2]) > nth:
+        if order.name.count(".") > 3 or int(order.name.split(".")[2]) > nth:
             continue
         try:
-            order.rename(order.with_name(f"{order.name}.killed-{os.getpid()}"))
+            number = signal.Signals[order.read_text() or "SIGKILL"]
+            order.rename(order.with_name(f"{order.name}.{DONE[number]}-{os.getpid()}"))
         except FileNotFoundError:  # another process took it
             continue
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
 
 
 def _wrap(owner: Any, name: str, step: str) -> None:
@@ -81,9 +92,23 @@ def _bring_encoder() -> None:
 
     def with_encoder(self: Towers, *arguments: Any) -> None:
         real(self, *arguments)
-        self.add(ENCODER_ID, HashingEncoder(before=lambda _: time.sleep(ENCODE_S)))
+        self.add(ENCODER_ID, HashingEncoder(before=_before_encoding))
 
     Towers.__init__ = with_encoder
+
+
+def _before_encoding(records: Sequence[ItemRecord]) -> None:
+    if ENCODED is not None:
+        lines = "".join(f"{_digest(record)}\n" for record in records)
+        file = os.open(ENCODED, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(file, lines.encode())  # in one piece, whoever else appends
+        os.close(file)
+    time.sleep(ENCODE_S)
+
+
+def _digest(record: ItemRecord) -> str:
+    said = json.dumps([record.key, dict(record.features)], sort_keys=True)
+    return hashlib.blake2b(said.encode(), digest_size=12).hexdigest()
 
 
 _bring_encoder()

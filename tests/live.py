@@ -52,7 +52,7 @@ _LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 
 
-def _die_with_the_tests() -> None:
+def die_with_the_tests() -> None:
     """Between fork and exec: a killed test run leaves no worker behind (on Linux)."""
     if sys.platform == "linux":
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -98,7 +98,7 @@ class Worker:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_the_tests,  # noqa: PLW1509 - one system call, no lock
+                preexec_fn=die_with_the_tests,  # noqa: PLW1509 - one system call, no lock
             )
 
     @property

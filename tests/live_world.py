@@ -12,6 +12,7 @@ from hashing import HashingEncoder, info
 from encoders.types import ItemRecord
 from indexer import catalog, collection, database, entries, indexes, reindex, verify
 from indexer.catalog import spec
+from indexer.catalog.spec import CatalogSpec
 from indexer.indexes import Index
 from indexer.stores import KEY_FIELD, VectorStore
 from indexer.towers import Tower
@@ -22,11 +23,12 @@ ENCODER_ID = "hashing-for-tests"  # workers that load `faults` know it
 
 @dataclass(kw_only=True)
 class World:
-    """The built-in catalog and one index of it, built by the encoder for tests."""
+    """A catalog with `id` and `title`, and one index of it, built by the encoder for tests."""
 
     engine: sa.Engine
     store: VectorStore
     index: Index
+    table: str = "public.items"
     tower: Tower = field(default_factory=lambda: Tower(ENCODER_ID, HashingEncoder()))
 
     def run(self, statement: str, **parameters: object) -> None:
@@ -45,7 +47,7 @@ class World:
 
     def titles(self) -> dict[str, str]:
         with database.begin(self.engine) as connection:
-            rows = connection.execute(sa.text("SELECT id, title FROM public.items"))
+            rows = connection.execute(sa.text(f"SELECT id, title FROM {self.table}"))
             return {row.id: row.title for row in rows}
 
     def is_clean(self) -> bool:
@@ -81,17 +83,21 @@ class World:
         return len(titles)
 
 
-def make(engine: sa.Engine, store: VectorStore, *, queue: str) -> World:
+def make(
+    engine: sa.Engine, store: VectorStore, *, queue: str, described: CatalogSpec = spec.BUILTIN
+) -> World:
     """The catalog attached, the index registered and its backfill recorded in the ledger."""
-    attached = catalog.attach(engine, spec.BUILTIN)
+    attached = catalog.attach(engine, described)
     facts = info(ENCODER_ID)
     index = indexes.register(
-        engine, catalog_id=attached.id, alias="items", encoder=facts, queue=queue
+        engine, catalog_id=attached.id, alias=described.name, encoder=facts, queue=queue
     )
     store.ensure_collection(collection.spec_of(index, attached, facts.vectors))
     for _ in reindex.fill(engine, index):
         pass
-    return World(engine=engine, store=store, index=indexes.get(engine, index.id))
+    return World(
+        engine=engine, store=store, index=indexes.get(engine, index.id), table=described.table
+    )
 
 
 def _difference(rows: object, points: object) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -200,3 +201,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _plain(result: Any) -> Any:
     return TypeAdapter(Any).dump_python(result, mode="json")
+
+
+if __name__ == "__main__":  # a server of its own, until its stdin ends
+    with QdrantRest() as _server:
+        print(_server.port, flush=True)
+        sys.stdin.read()
