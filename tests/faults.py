@@ -48,7 +48,10 @@ STEPS: dict[str, tuple[Any, ...]] = {
     "read": ((catalog, "read"),),
     "encode": ((Tower, "encode_items"),),
     "write": ((QdrantStore, "write_if_newer"), (EdgeStore, "write_if_newer")),
-    "delete": ((QdrantStore, "delete_if_newer"), (EdgeStore, "delete_if_newer")),
+    "delete": (
+        *((store, "delete_if_newer") for store in (QdrantStore, EdgeStore)),
+        *((store, "bury_if_newer") for store in (QdrantStore, EdgeStore)),
+    ),
     "ack": ((entries, "ack_if_held"),),
     "ring": ((Bell, "ring"),),
 }
