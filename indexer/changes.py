@@ -98,9 +98,13 @@ _PENDING_KEYS = sa.text("""
     FROM indexer.changes WHERE catalog_id = :catalog_id
 """)
 _PENDING_AMONG = sa.text("""
-    SELECT key FROM unnest(CAST(:keys AS text[])) AS key WHERE EXISTS (
-        SELECT FROM indexer.changes WHERE catalog_id = :catalog_id
-        AND (op = 'T' OR item_keys IS NULL OR item_keys @> ARRAY[key])
+    SELECT key FROM unnest(CAST(:keys AS text[])) AS key
+    WHERE EXISTS (
+        SELECT FROM indexer.changes
+        WHERE catalog_id = :catalog_id AND (op = 'T' OR item_keys IS NULL)
+    ) OR key IN (
+        SELECT item_key FROM indexer.changes, unnest(item_keys) AS item_key
+        WHERE catalog_id = :catalog_id AND op <> 'T'
     )
 """)
 

@@ -89,6 +89,24 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Entry:
+    """The ledger's word on one item: what it believes to be in the store, unless it is dirty."""
+
+    key: str
+    wanted: int
+    written: int
+    fence: int
+    quarantined: bool
+    present: bool
+    content_hash: bytes | None
+    payload_hash: bytes | None
+
+    @property
+    def dirty(self) -> bool:
+        return self.wanted > self.written
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """How one index stands. `oldest_s` is the age in seconds of the oldest live change or delete
     that is not in the store yet; None when there is none."""
@@ -266,6 +284,60 @@ def mark(engine: sa.Engine, index_id: int, keys: Sequence[str], *, lane: int) ->
     with database.begin(engine) as connection:
         parameters = {"index_id": index_id, "keys": list(keys), "lane": lane}
         connection.execute(sql.MARK, parameters)
+
+
+def look(engine: sa.Engine, index_id: int, keys: Sequence[str]) -> dict[str, Entry]:
+    """What the ledger says of these items now; those without an entry are absent."""
+    with database.begin(engine) as connection:
+        rows = connection.execute(sql.LOOK, {"index_id": index_id, "keys": list(keys)})
+        return {row["key"]: Entry(**row) for row in rows.mappings()}
+
+
+def scan_present(engine: sa.Engine, index_id: int, *, after: str | None, limit: int) -> list[str]:
+    """The next keys behind `after`, bytewise, of items that the ledger believes to be in the store
+    (or that claim to be written further than was wanted)."""
+    parameters = {"index_id": index_id, "after": after or "", "limit": limit}
+    with database.begin(engine) as connection:
+        return list(connection.scalars(sql.SCAN_PRESENT, parameters))
+
+
+def repair_if_unchanged(
+    engine: sa.Engine,
+    index_id: int,
+    found: Mapping[str, tuple[Entry | None, bool]],
+    *,
+    lane: int,
+) -> int:
+    """These items are wanted again and will be written in full or deleted, and the ledger knows
+    whether the store has a point of them. `found` is key -> the entry that was seen, None where
+    there was none, and whether there is a point. An entry that changed since is left alone.
+    Returns how many were not."""
+    keys = sorted(found)
+    seen = [found[key][0] for key in keys]
+    parameters = {
+        "index_id": index_id,
+        "lane": lane,
+        "keys": keys,
+        "wanted": [entry.wanted if entry else 1 for entry in seen],
+        "written": [entry.written if entry else 0 for entry in seen],
+        "fence": [entry.fence if entry else 0 for entry in seen],
+        "present": [found[key][1] for key in keys],
+    }
+    with database.begin(engine) as connection:
+        return connection.execute(sql.REPAIR, parameters).rowcount
+
+
+def last_fence(engine: sa.Engine) -> int:
+    """The newest fence that any claim has taken: no write of ours carries a higher one."""
+    with database.begin(engine) as connection:
+        return connection.scalar(sql.LAST_FENCE) or 0
+
+
+def raise_fences(engine: sa.Engine, fence: int) -> None:
+    """Every later claim has a higher fence than this. For a store that is newer than the ledger,
+    as after the database was restored from a backup: it would refuse what we write as stale."""
+    with database.begin(engine) as connection:
+        connection.execute(sql.RAISE_FENCES, {"fence": fence})
 
 
 def retry(

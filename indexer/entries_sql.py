@@ -253,3 +253,44 @@ PURGE = sa.text("""
     WHERE NOT present AND wanted = written AND lease_until IS NULL AND lost_at IS NULL
       AND changed_at < now() - make_interval(secs => :tombstone_s)
 """)
+
+# What `verify` reads: the ledger's word on some items.
+LOOK = sa.text("""
+    SELECT item_key AS key, wanted, written, fence, quarantined, present,
+           content_hash, payload_hash
+    FROM indexer.entries
+    WHERE index_id = :index_id AND item_key = ANY(CAST(:keys AS text[]))
+""")
+
+SCAN_PRESENT = sa.text("""
+    SELECT item_key FROM indexer.entries
+    WHERE index_id = :index_id AND item_key > :after AND (present OR written > wanted)
+    ORDER BY item_key LIMIT :limit
+""")
+
+# As MARK, and `present` as it was found in the store: a point that the ledger believes in is only
+# updated, so one that is gone would never come back. An entry that moved on is left alone. For an
+# item without an entry the values are those of a new one.
+REPAIR = sa.text("""
+    INSERT INTO indexer.entries AS e
+        (index_id, item_key, wanted, written, fence, present, lane, changed_at)
+    SELECT :index_id, item_key, wanted, written, fence, present, :lane, now()
+    FROM unnest(
+        CAST(:keys AS text[]), CAST(:wanted AS bigint[]), CAST(:written AS bigint[]),
+        CAST(:fence AS bigint[]), CAST(:present AS boolean[])
+    ) AS r (item_key, wanted, written, fence, present)
+    ORDER BY item_key COLLATE "C"
+    ON CONFLICT (index_id, item_key) DO UPDATE SET
+        wanted = greatest(e.wanted, e.written) + 1, present = excluded.present,
+        attempts = 0, error = NULL, quarantined = false, due_at = now(),
+        content_hash = NULL, payload_hash = NULL,
+        lane = CASE WHEN e.wanted > e.written THEN least(e.lane, excluded.lane)
+                    ELSE excluded.lane END
+    WHERE e.wanted = excluded.wanted AND e.written = excluded.written AND e.fence = excluded.fence
+""")
+
+LAST_FENCE = sa.text("SELECT last_value FROM indexer.fences")
+
+RAISE_FENCES = sa.text("""
+    SELECT setval('indexer.fences', :fence) FROM indexer.fences WHERE last_value < :fence
+""")

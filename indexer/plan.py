@@ -50,6 +50,12 @@ def plan(claims: Sequence[Claim], items: Mapping[str, Item], *, payload_limit: i
     return planned
 
 
+def hashes(item: Item) -> tuple[bytes, bytes]:
+    """The content hash and the payload hash of an item as it is now: what the ledger, and the hex
+    of the first its point, keep of what was written. Raises ValueError for what cannot be."""
+    return _digest(_canonical(item.features)), _digest(_canonical(item.payload))
+
+
 def _place(planned: Plan, task: Task) -> None:
     known = task.claim.present and task.claim.content_hash == task.content_hash
     if not known:

@@ -377,14 +377,13 @@ def test_verify_tells_drift_by_its_exit_code(shop: Twinspan, sql: Callable[..., 
     assert same.code == 0, same.err
     [row] = json.loads(same.out)
     assert (row["items"], row["agree"], row["drift"]) == (30, 30, 0)
-    sql("DELETE FROM public.items WHERE id = 'm1'")
-    sql("UPDATE public.items SET attributes = '{\"genres\": [\"War\"]}' WHERE id = 'm2'")
     sql("INSERT INTO public.items (id, title) VALUES ('m99', 'Late')")
+    sql("UPDATE indexer.entries SET present = false WHERE item_key = 'm2'")
     differs = shop("verify", "--json")
     assert differs.code == 1
     [row] = json.loads(differs.out)
-    assert (row["missing"], row["stale_payload"], row["extra"]) == (1, 1, 1)
-    assert row["examples"]["missing"] == ["m99"]
+    assert (row["drift"], row["ledger_wrong"], row["in_flight"]) == (1, 1, 1)
+    assert row["examples"] == {"ledger_wrong": ["m2"], "in_flight": ["m99"]}
 
 
 def test_failures_are_shown_and_tried_again(shop: Twinspan, sql: Callable[..., None]) -> None:

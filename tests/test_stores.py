@@ -567,6 +567,12 @@ def test_scroll_gives_every_point_once_in_the_order_of_ids(store: VectorStore, t
     for batch in (1, 7, 25, 1_000):
         found = [one.key for some in store.scroll(there, batch=batch) for one in some]
         assert found == sorted(written, key=there.point_id)
+        for n in (0, 10, 24):
+            behind = store.scroll(there, batch=batch, after=found[n])
+            assert [one.key for some in behind for one in some] == found[n + 1 :]
+    store.delete_if_newer(there, [found[10]], fence=2)
+    behind = store.scroll(there, after=found[10])
+    assert [one.key for some in behind for one in some] == found[11:]
 
 
 # -- aliases ------------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def test_one_poison_item_in_512_harms_only_itself_and_returns_after_a_fix(world:
     (failure,) = entries.failures(world.engine)
     assert failure.key == "bad"
     assert "is poison" in failure.error
-    assert world.compare().missing == 1
+    assert world.compare().quarantined == 1
     world.run("UPDATE public.items SET title = 'cured' WHERE id = 'bad'")
     assert world.drain().encoded == 1
     world.assert_agrees(512)
@@ -515,30 +515,6 @@ def _record(world: World, key: str):
 
     item = catalog.read(world.engine, catalog.get(world.engine, "items"), [key])[key]
     return ItemRecord(key=key, features=item.features)
-
-
-def test_verify_sees_each_kind_of_difference(world: World) -> None:
-    world.insert(*(f"k{n}" for n in range(10)))
-    world.drain()
-    fence = 1 << 40
-    world.store.delete_if_newer(world.index.ref, ["k0"], fence=fence)
-    world.store.set_payload_if_newer(world.index.ref, {"k1": {"_key": "k1"}}, fence=fence)
-    world.run("ALTER TABLE public.items DISABLE TRIGGER ALL")
-    world.run("DELETE FROM public.items WHERE id = 'k2'")
-    world.run("UPDATE public.items SET title = 'unseen' WHERE id = 'k3'")
-    seen = world.compare()
-    assert (seen.missing, seen.extra, seen.drift) == (1, 1, 4)
-    assert seen.stale_payload + seen.stale_vector == 2
-    assert seen.examples["missing"] == ["k0"]
-    assert seen.examples["extra"] == ["k2"]
-
-
-def test_verify_compares_numbers_as_far_as_stores_keep_them() -> None:
-    fresh = {"price": 0.1 + 0.2, "tags": ["a", "b"], "ok": True, "n": 1, "at": {"lat": 1.5}}
-    assert verify.same_payload({**fresh, "price": 0.3}, fresh)
-    for change in ({"price": 0.31}, {"tags": ["a"]}, {"ok": 1}, {"n": 2}, {"at": {"lat": 2.5}}):
-        assert not verify.same_payload({**fresh, **change}, fresh), change
-    assert not verify.same_payload({"price": 0.3}, fresh)
 
 
 def test_a_changed_description_reaches_collections_that_exist(world: World) -> None:

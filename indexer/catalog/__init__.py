@@ -133,6 +133,12 @@ def read(engine: sa.Engine, catalog: Catalog, keys: Sequence[str]) -> dict[str, 
     return {key: _item(key, row) for key, row in found.items()}
 
 
+def existing(engine: sa.Engine, catalog: Catalog, keys: Sequence[str]) -> set[str]:
+    """Those of the keys that have a row now."""
+    select = reading.Select(spec=catalog.spec, key_type=_key_type(catalog))
+    return reading.existing(engine, select, keys)
+
+
 def scan_keys(engine: sa.Engine, catalog: Catalog, *, after: str | None, limit: int) -> list[str]:
     """The next keys behind `after` (None: the first), in the key column's own order."""
     select = reading.Select(spec=catalog.spec, key_type=_key_type(catalog))

@@ -93,6 +93,13 @@ class Select:
         key = table.c[self.spec.key]
         return sa.select(_text(key), *arrays).where(key == sa.any_(typed))
 
+    def those_of(self) -> Statement:
+        """The text of those of `:keys` that have a row."""
+        key = self.table.c[self.spec.key]
+        keys = sa.cast(sa.bindparam("keys", type_=ARRAY(sa.Text)), ARRAY(sa.Text))
+        typed = sa.cast(keys, _Named(f"{self.key_type}[]"))
+        return sa.select(_text(key)).where(key == sa.any_(typed))
+
     def keys_after(self, after: str | None, limit: int) -> Statement:
         """The next keys' text, in the key's own order, which its index gives."""
         key = self.table.c[self.spec.key]
@@ -119,6 +126,20 @@ def read(engine: sa.Engine, select: Select, keys: Iterable[str]) -> dict[str, Ro
         for key, *documents in found
         if key in asked
     }
+
+
+def existing(engine: sa.Engine, select: Select, keys: Iterable[str]) -> set[str]:
+    """Those of the keys that have a row."""
+    asked = {key for key in keys if _possible(key)}
+    if not asked:
+        return set()
+    try:
+        found = _fetch(engine, select, select.those_of(), {"keys": list(asked)})
+    except DatabaseError as cause:
+        if not _state(cause).startswith(_ROW_ERRORS):
+            raise
+        return set(read(engine, select, asked))
+    return asked.intersection(key for (key,) in found)
 
 
 def scan(engine: sa.Engine, select: Select, *, after: str | None, limit: int) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +13,6 @@ from indexer.cli.output import Json
 if TYPE_CHECKING:
     from indexer.entries import Summary
     from indexer.indexes import Index
-    from indexer.verify import Comparison
 
 HEALTH_PANEL = "Health"
 ERROR_SHOWN = 120  # characters of an error in a table
@@ -207,22 +205,17 @@ def _compare(opened: parts.Parts, index: Index, *, vectors: bool) -> dict[str, o
     from indexer import verify as comparing
 
     tower = opened.towers.get(index.encoder_id, index.encoder_uri) if vectors else None
-    seen = comparing.Comparison(vectors_checked=vectors)
+    seen = comparing.Comparison()
     with output.progress(f"index {index.id}") as bar:
         for looked in comparing.compare_steps(
             opened.engine, opened.store, index, seen, tower=tower
         ):
             bar.at(looked)
-    return counted(seen)
-
-
-def counted(seen: Comparison) -> dict[str, object]:
-    """The counts of a comparison with their sum, in types that JSON knows."""
-    return {**asdict(seen), "drift": seen.drift}
+    return seen.as_dict()
 
 
 def _show_comparisons(rows: Sequence[dict[str, object]]) -> None:
-    names = ("items", "agree", "missing", "stale_payload", "stale_vector", "extra", "unusable")
+    names = ("items", "agree", "drift", "in_flight", "quarantined", "unusable")
     output.table(
         ("index", "alias", *names),
         [(row["index"], row["alias"], *(row[name] for name in names)) for row in rows],

@@ -202,7 +202,7 @@ def _compare(screen: Screen, opened: Services, index: Index) -> Comparison:
     with screen.step("compare") as step:
         _wait(opened, index, None)
         tower = opened.towers.get(index.encoder_id, index.encoder_uri)
-        seen = Comparison(vectors_checked=True)
+        seen = Comparison()
         for looked in verify.compare_steps(opened.engine, opened.store, index, seen, tower=tower):
             step.at(looked, None, f"{looked:,} rows and points")
         step.result = "every row read and encoded again, every point looked at"
@@ -211,15 +211,10 @@ def _compare(screen: Screen, opened: Services, index: Index) -> Comparison:
 
 def verdict(screen: Screen, seen: Comparison, seconds: float) -> int:
     """What the comparison found, on the screen; returns the exit code."""
-    whole = seen.drift == 0 and seen.unusable == 0
-    wrong = {
-        "missing": seen.missing,
-        "stale payload": seen.stale_payload,
-        "stale vector": seen.stale_vector,
-        "extra": seen.extra,
-        "unusable": seen.unusable,
-    }
-    said = ", ".join(f"{count:,} {kind}" for kind, count in wrong.items() if count)
+    wrong = {**seen.causes, "in_flight": seen.in_flight, "unusable": seen.unusable}
+    wrong["quarantined"] = seen.quarantined
+    whole = not any(wrong.values())
+    said = ", ".join(f"{n:,} {cause.replace('_', ' ')}" for cause, n in wrong.items() if n)
     screen.verdict(
         f"{seen.agree:,} of {seen.items:,} films agree with their rows in PostgreSQL, payload and "
         + (f"vectors; {said}." if said else "vectors, and the index holds nothing else.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, TypeVar
 
@@ -267,7 +266,7 @@ def _index_routes(api: Api) -> APIRouter:
         towers = api.services.towers
         tower = towers.get(index.encoder_id, index.encoder_uri) if vectors else None
         seen = verify.compare(api.engine, api.services.store, index, tower=tower)
-        return ComparisonOut(**asdict(seen), drift=seen.drift)
+        return ComparisonOut.model_validate(seen.as_dict())
 
     return router
 

@@ -233,16 +233,24 @@ class StatusOut(BaseModel):
 
 
 class ComparisonOut(BaseModel):
-    """What a comparison of catalog and store saw; `drift` is the sum of the differences."""
+    """What a comparison of catalog, ledger and store saw; `drift` is the sum of what should not be:
+    from `missed_change` to `ledger_wrong`."""
 
     items: int
     agree: int
+    missed_change: int
     missing: int
     stale_payload: int
     stale_vector: int
-    extra: int
+    ghost: int
+    wrong_encoder: int
+    ledger_wrong: int
+    in_flight: int
+    quarantined: int
     unusable: int
-    vectors_checked: bool
+    repaired: int
+    vectors: int
+    vectors_differ: int
     examples: dict[str, list[str]]
     drift: int
 

@@ -194,8 +194,10 @@ class VectorStore(Protocol):
         vectors: Sequence[str] = (),
         payload: bool | Sequence[str] = True,
         batch: int = 1_000,
+        after: str | None = None,
     ) -> Iterator[list[StoredPoint]]:
-        """Every point once, in batches, in the order of point ids."""
+        """Every point once, in batches, in the order of point ids; with `after` (a key, whether or
+        not it has a point) only those behind that item's."""
         ...
 
     def count(self, collection: Collection, where: Filter | None = None) -> int:

@@ -210,10 +210,12 @@ class EdgeStore:
         vectors: Sequence[str] = (),
         payload: bool | Sequence[str] = True,
         batch: int = 1_000,
+        after: str | None = None,
     ) -> Iterator[list[StoredPoint]]:
         shard = self._shard(collection.name)
         shard.check_vectors(vectors)
-        offset: edge.PointId | None = None
+        known = None if after is None else collection.point_id(after)
+        offset: edge.PointId | None = known
         while True:
             request = edge.ScrollRequest(
                 offset=offset,
@@ -224,7 +226,8 @@ class EdgeStore:
             )
             with shard.reading() as handle:
                 records, offset = handle.scroll(request)
-            if found := edge_points.all_stored(records, payload):
+            new = [record for record in records if str(record.id) != known]
+            if found := edge_points.all_stored(new, payload):
                 yield found
             if offset is None:
                 return

@@ -255,9 +255,11 @@ class QdrantStore:
         vectors: Sequence[str] = (),
         payload: bool | Sequence[str] = True,
         batch: int = 1_000,
+        after: str | None = None,
     ) -> Iterator[list[StoredPoint]]:
         self._check_vectors(collection, self._specs_of(collection.name), vectors)
-        offset: Any = None  # a point id, of the client's many types
+        known = None if after is None else collection.point_id(after)
+        offset: Any = known  # a point id, of the client's many types
         while True:
             with self._calling() as client:
                 records, offset = client.scroll(
@@ -268,7 +270,8 @@ class QdrantStore:
                     with_payload=points.selection(payload),
                     with_vectors=list(vectors) or False,
                 )
-            if found := qdrant_points.all_stored(records, payload):
+            new = [record for record in records if str(record.id) != known]
+            if found := qdrant_points.all_stored(new, payload):
                 yield found
             if offset is None:
                 return
