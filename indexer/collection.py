@@ -1,4 +1,4 @@
-"""What an index's collection must be: its vectors, its filterable fields, its metadata."""
+"""What an index's collection must be: vectors, filterable fields, metadata; and how it ends."""
 
 from __future__ import annotations
 
@@ -42,10 +42,19 @@ def adapt_if_described_anew(
     vectors: Sequence[VectorSpec],
 ) -> bool:
     """The collection has the payload indexes and metadata of the catalog's current description,
-    before the first point is written by it. True when that took a change."""
+    before the first point is written by it. True when that took a change. Raises CollectionMissing
+    where there is none: a late worker must not bring back what was retired."""
     if index.spec_version == attached.spec_version:
         return False
-    store.ensure_collection(spec_of(index, attached, vectors))
+    store.adapt_collection(spec_of(index, attached, vectors))
     indexes.set_spec_version(engine, index.id, attached.spec_version)
     log.info("index %d follows version %d of its catalog", index.id, attached.spec_version)
     return True
+
+
+def remove(engine: sa.Engine, store: VectorStore, index: Index) -> None:
+    """The index's collection and then its part of the ledger are gone. Call it when the index is
+    failed or retired, so that nobody works on it any more; repeat it after a crash or an outage.
+    Raises StoreError while an alias names the collection."""
+    store.drop_collection(index.collection)
+    indexes.drop_partition(engine, index.id)

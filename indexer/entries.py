@@ -366,6 +366,14 @@ def summary(engine: sa.Engine, *, index_id: int | None = None) -> dict[int, Summ
         return {row["index_id"]: Summary(**row) for row in rows}
 
 
+def behind(engine: sa.Engine, index_id: int, *, than: int | None, in_flight_s: float) -> int:
+    """How many changes the index lacks that are older than `in_flight_s` seconds, in nobody's hands
+    and not quarantined; of those, only what index `than` (None: no other) does not lack, too."""
+    with database.begin(engine) as connection:
+        parameters = {"index_id": index_id, "than": than, "in_flight_s": in_flight_s}
+        return connection.scalar(sql.BEHIND, parameters) or 0
+
+
 def standing(engine: sa.Engine, index_id: int, *, since: datetime) -> Standing:
     """The ledger of one index, counted, as of now and as of `since`: one statement, one moment."""
     with database.begin(engine) as connection:

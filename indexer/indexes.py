@@ -7,19 +7,21 @@ partition and loses it when it is dropped.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from encoders.types import EncoderInfo
+from encoders.types import EncoderInfo, VectorSpec
 from indexer import database, tables
 from indexer.errors import IndexStateError, UsageError
 from indexer.stores import Collection
 
 ACTIVE = ("building", "live", "standby")
+ENDED = ("failed", "retired")
+PARTITION_LOCK_S = 2.0  # workers wait behind whoever waits for this lock
 ALIAS_LOCK = 7_204  # first key of pg_advisory_xact_lock(ALIAS_LOCK, hashtext(alias))
 
 _PARTITION_OPTIONS = (
@@ -42,9 +44,10 @@ class Index:
     collection: str
     queue: str
     state: str
-    spec_version: int  # of the catalog's description that its collection follows
+    spec_version: int  # of the description that its collection follows; 0: not made yet
     backfill_cursor: str | None
     backfill_done: bool
+    adopts: str | None  # collection whose vectors may be taken over while it is being built
     error: str | None
     created_at: datetime
     live_at: datetime | None
@@ -68,6 +71,7 @@ _SELECT = sa.select(
     _columns.spec_version,
     _columns.backfill_cursor,
     _columns.backfill_done,
+    _columns.adopts,
     _columns.error,
     _columns.created_at,
     _columns.live_at,
@@ -90,32 +94,52 @@ def register(
 ) -> Index:
     """A new index in state `building`, with its partition of the ledger: from its commit on, every
     routed change reaches it. Raises UsageError for an alias that cannot name a collection."""
-    check_alias(alias)
     with database.begin(engine) as connection:
-        _add_encoder(connection, encoder)
-        index_id = connection.execute(
-            sa.insert(tables.indexes)
-            .values(
-                catalog_id=catalog_id,
-                alias=alias,
-                encoder_id=encoder.id,
-                queue=queue,
-                state="building",
-                spec_version=sa.select(tables.catalogs.c.spec_version)
-                .where(tables.catalogs.c.id == catalog_id)
-                .scalar_subquery(),
-                # replaced by the next statement, which knows the id; unique until then
-                collection=sa.func.gen_random_uuid().cast(sa.Text),
-            )
-            .returning(tables.indexes.c.id)
-        ).scalar_one()
+        index_id = add(connection, catalog_id=catalog_id, alias=alias, encoder=encoder, queue=queue)
         connection.execute(
             sa.update(tables.indexes)
             .where(tables.indexes.c.id == index_id)
-            .values(collection=f"{alias}-{index_id}")
+            .values(spec_version=_spec_version(catalog_id))
         )
-        _create_partition(connection, index_id)
     return get(engine, index_id)
+
+
+def add(
+    connection: sa.Connection,
+    *,
+    catalog_id: int,
+    alias: str,
+    encoder: EncoderInfo,
+    queue: str,
+    adopts: str | None = None,
+) -> int:
+    """As `register`, in the caller's transaction, for a collection that is not made yet: changes
+    are routed to the index, but `due` keeps it from workers until `set_spec_version`, so that no
+    point is written before the payload indexes are there. Returns its id."""
+    check_alias(alias)
+    _add_encoder(connection, encoder)
+    index_id = connection.execute(
+        sa.insert(tables.indexes)
+        .values(
+            catalog_id=catalog_id,
+            alias=alias,
+            encoder_id=encoder.id,
+            queue=queue,
+            state="building",
+            spec_version=0,
+            adopts=adopts,
+            # replaced by the next statement, which knows the id; unique until then
+            collection=sa.func.gen_random_uuid().cast(sa.Text),
+        )
+        .returning(tables.indexes.c.id)
+    ).scalar_one()
+    connection.execute(
+        sa.update(tables.indexes)
+        .where(tables.indexes.c.id == index_id)
+        .values(collection=f"{alias}-{index_id}")
+    )
+    _create_partition(connection, index_id)
+    return index_id
 
 
 def check_alias(alias: str) -> None:
@@ -137,10 +161,22 @@ def get(engine: sa.Engine, index_id: int) -> Index:
 
 def live(engine: sa.Engine, alias: str) -> Index:
     """The index that answers under `alias`. Raises IndexStateError when none is live."""
-    found = _all_where(engine, tables.indexes.c.alias == alias, tables.indexes.c.state == "live")
-    if not found:
+    found = find_live(engine, alias)
+    if found is None:
         raise IndexStateError(f"no index is live under alias {alias!r}. Build one: `reindex`.")
-    return found[0]
+    return found
+
+
+def find_live(engine: sa.Engine, alias: str) -> Index | None:
+    """The live index of the alias, by the ledger."""
+    found = _all_where(engine, _columns.alias == alias, _columns.state == "live")
+    return found[0] if found else None
+
+
+def find_by_collection(engine: sa.Engine, name: str) -> Index | None:
+    """The index whose collection it is, in whatever state."""
+    found = _all_where(engine, _columns.collection == name)
+    return found[0] if found else None
 
 
 def all_of(engine: sa.Engine) -> list[Index]:
@@ -153,21 +189,75 @@ def active(engine: sa.Engine) -> list[Index]:
     return _all_where(engine, tables.indexes.c.state.in_(ACTIVE))
 
 
+def is_active(engine: sa.Engine, index_id: int) -> bool:
+    """Whether the index still receives changes: False once it was cancelled, retired, forgotten."""
+    return bool(_all_where(engine, _columns.id == index_id, _columns.state.in_(ACTIVE)))
+
+
 def due(engine: sa.Engine) -> list[Index]:
-    """Active indexes with at least one entry that could be claimed now."""
-    return _all_where(engine, tables.indexes.c.state.in_(ACTIVE), _DUE)
+    """Active indexes, their collections made, with at least one entry that could be claimed now."""
+    return _all_where(engine, _columns.state.in_(ACTIVE), _columns.spec_version > 0, _DUE)
+
+
+def standby(engine: sa.Engine, alias: str) -> list[Index]:
+    """The standby indexes of the alias, those that were live last first."""
+    found = _all_where(engine, _columns.alias == alias, _columns.state == "standby")
+    return sorted(found, key=lambda one: (one.standby_at or one.created_at, one.id), reverse=True)
+
+
+def adopting(engine: sa.Engine, name: str) -> list[Index]:
+    """The indexes being built that take vectors over from that collection."""
+    return _all_where(engine, _columns.adopts == name, _columns.state == "building")
+
+
+def leftovers(engine: sa.Engine, collections: Sequence[str]) -> list[Index]:
+    """Failed and retired indexes that still have their part of the ledger, or one of these
+    collections: a crash came between, or an outage."""
+    partition = sa.func.to_regclass(
+        sa.func.concat(f"{database.SCHEMA}.entries_", _columns.id)
+    ).is_not(None)
+    return _all_where(
+        engine,
+        _columns.state.in_(ENDED),
+        sa.or_(partition, _columns.collection.in_(collections)),
+    )
+
+
+def vectors(engine: sa.Engine, encoder_id: str) -> tuple[VectorSpec, ...]:
+    """The vectors that the encoder writes, as it said when it was registered."""
+    with database.begin(engine) as connection:
+        found = connection.scalar(
+            sa.select(tables.encoders.c.vectors).where(tables.encoders.c.id == encoder_id)
+        )
+    return tuple(VectorSpec(**one) for one in found or ())
 
 
 def set_state(engine: sa.Engine, index_id: int, state: str, *, error: str | None = None) -> None:
     """The index is in that state, with the time of it."""
+    with database.begin(engine) as connection:
+        set_state_if(connection, index_id, state, now_in=tables.INDEX_STATES, error=error)
+
+
+def set_state_if(
+    connection: sa.Connection,
+    index_id: int,
+    state: str,
+    *,
+    now_in: Sequence[str],
+    error: str | None = None,
+) -> bool:
+    """Where the index is in one of the states `now_in`, it is in the new one, with the time of it;
+    part of the caller's transaction. Whether it was."""
     at = {"live": "live_at", "standby": "standby_at", "retired": "retired_at"}.get(state)
     values: dict[str, object] = {"state": state, "error": error}
     if at:
         values[at] = sa.func.now()
-    with database.begin(engine) as connection:
-        connection.execute(
-            sa.update(tables.indexes).where(tables.indexes.c.id == index_id).values(values)
-        )
+    changed = connection.execute(
+        sa.update(tables.indexes)
+        .where(_columns.id == index_id, _columns.state.in_(now_in))
+        .values(values)
+    )
+    return changed.rowcount > 0
 
 
 def set_spec_version(engine: sa.Engine, index_id: int, version: int) -> None:
@@ -180,20 +270,16 @@ def set_spec_version(engine: sa.Engine, index_id: int, version: int) -> None:
         )
 
 
-def make_live(engine: sa.Engine, index_id: int, alias: str) -> None:
-    """This index is the live one of its alias, the one before is standby: one transaction."""
-    columns = tables.indexes.c
-    with database.begin(engine) as connection:
-        connection.execute(
-            sa.update(tables.indexes)
-            .where(columns.alias == alias, columns.state == "live", columns.id != index_id)
-            .values(state="standby", standby_at=sa.func.now())
-        )
-        connection.execute(
-            sa.update(tables.indexes)
-            .where(columns.id == index_id)
-            .values(state="live", live_at=sa.func.now(), error=None)
-        )
+def make_live(connection: sa.Connection, index_id: int, alias: str) -> None:
+    """This index is the live one of its alias, the one before is standby: part of the caller's
+    transaction. Raises IndexStateError where the index is not active any more."""
+    connection.execute(
+        sa.update(tables.indexes)
+        .where(_columns.alias == alias, _columns.state == "live", _columns.id != index_id)
+        .values(state="standby", standby_at=sa.func.now())
+    )
+    if not set_state_if(connection, index_id, "live", now_in=ACTIVE):
+        raise IndexStateError(f"index {index_id} was cancelled or retired meanwhile.")
 
 
 def set_gate(engine: sa.Engine, index_id: int, report: Mapping[str, object]) -> None:
@@ -221,14 +307,18 @@ def advance(connection: sa.Connection, index_id: int, cursor: str | None, *, don
     )
 
 
-def retire(engine: sa.Engine, index_id: int) -> None:
-    """The index is retired and its part of the ledger gone; its row stays as history."""
+def hold_active(connection: sa.Connection, index_id: int) -> bool:
+    """Whether the index is active, and stays so until the end of the caller's transaction."""
+    held = sa.select(_columns.state).where(_columns.id == index_id).with_for_update(key_share=True)
+    return connection.scalar(held) in ACTIVE
+
+
+def drop_partition(engine: sa.Engine, index_id: int) -> None:
+    """The index's part of the ledger is gone; set its state first. Raises DatabaseUnavailable when
+    somebody reads the ledger for longer than PARTITION_LOCK_S: try again."""
     with database.begin(engine) as connection:
-        connection.execute(
-            sa.update(tables.indexes)
-            .where(tables.indexes.c.id == index_id)
-            .values(state="retired", retired_at=sa.func.now())
-        )
+        wait = sa.text("SELECT set_config('lock_timeout', :ms, true)")
+        connection.execute(wait, {"ms": f"{round(1_000 * PARTITION_LOCK_S)}ms"})
         connection.execute(sa.text("SELECT indexer.drop_entries(:id)"), {"id": index_id})
 
 
@@ -238,6 +328,11 @@ def _all_where(
     statement = _SELECT.where(*conditions).order_by(tables.indexes.c.id)
     with database.begin(engine) as connection:
         return [Index(**row) for row in connection.execute(statement).mappings()]
+
+
+def _spec_version(catalog_id: int) -> sa.ScalarSelect[int]:
+    catalogs = tables.catalogs.c
+    return sa.select(catalogs.spec_version).where(catalogs.id == catalog_id).scalar_subquery()
 
 
 def _add_encoder(connection: sa.Connection, encoder: EncoderInfo) -> None:

@@ -1,4 +1,4 @@
-"""Building an index with an encoder, and making it the one that answers.
+"""Building an index with an encoder.
 
 A new index is new rows in the ledger, filled by the same drain as every change: there is no second
 code path. It is registered before the backfill reads the first key, so that a change made at any
@@ -7,18 +7,20 @@ moment either is seen by the backfill or is routed to the index.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from encoders import artifact
-from encoders.types import EncoderInfo
-from indexer import catalog, collection, database, entries, indexes
-from indexer.errors import IndexStateError, SpecError, StoreError
+from encoders.types import EncoderInfo, VectorSpec
+from indexer import catalog, collection, database, entries, history, indexes
+from indexer.errors import IndexStateError, SpecError, StoreError, TwinspanError
 from indexer.indexes import Index
 from indexer.stores import VectorStore
+
+log = logging.getLogger(__name__)
 
 FILL_KEYS = 5_000  # keys of one backfill transaction
 
@@ -47,26 +49,85 @@ def start(
     encoder_uri: str,
     alias: str | None = None,
     queue: str = "twinspan",
+    by: str | None = None,
+) -> Index:
+    """As `start_with`, with the encoder that lies at that address."""
+    encoder = artifact.describe(encoder_uri)
+    return start_with(
+        engine,
+        store,
+        catalog_name=catalog_name,
+        encoder=encoder,
+        alias=alias,
+        queue=queue,
+        by=by,
+    )
+
+
+def start_with(
+    engine: sa.Engine,
+    store: VectorStore,
+    *,
+    catalog_name: str,
+    encoder: EncoderInfo,
+    alias: str | None = None,
+    queue: str = "twinspan",
+    by: str | None = None,
 ) -> Index:
     """A new index in state `building`: its collection exists with payload indexes, changes reach
-    it from now on, and `fill` can begin. `alias` defaults to the catalog's name. Raises SpecError
-    when the catalog lacks a feature that the encoder reads."""
+    it from now on, and `fill` can begin. `alias` defaults to the catalog's name, `by` (who asked)
+    to the database's user. Raises SpecError when the catalog lacks a feature that the encoder
+    reads. Killed in the middle, it leaves an index that `resume` completes or `cancel` gives up."""
     attached = catalog.get(engine, catalog_name)
-    encoder = artifact.describe(encoder_uri)
     check_features(attached, encoder)
-    index = indexes.register(
-        engine,
-        catalog_id=attached.id,
-        alias=alias or attached.name,
-        encoder=encoder,
-        queue=queue,
-    )
+    alias = alias or attached.name
+    with database.begin(engine) as connection:
+        index_id = indexes.add(
+            connection, catalog_id=attached.id, alias=alias, encoder=encoder, queue=queue
+        )
+        history.record(connection, index_id=index_id, alias=alias, action="start", by=by)
+    index = indexes.get(engine, index_id)
     try:
-        store.ensure_collection(collection.spec_of(index, attached, encoder.vectors))
+        return _prepare(engine, store, index, attached, encoder.vectors)
     except StoreError as cause:
         indexes.set_state(engine, index.id, "failed", error=str(cause))
+        _remove_if_possible(engine, store, index)
         raise
-    return index
+
+
+def resume(engine: sa.Engine, store: VectorStore, index_id: int) -> Index:
+    """The index is still being built, or is built, and its collection is there: `fill` can go on.
+    Raises IndexStateError for one that has ended."""
+    index = indexes.get(engine, index_id)
+    if index.state not in indexes.ACTIVE:
+        raise IndexStateError(f"index {index_id} is {index.state}: start a new one instead.")
+    if index.spec_version:
+        return index
+    attached = catalog.get_by_id(engine, index.catalog_id)
+    return _prepare(engine, store, index, attached, indexes.vectors(engine, index.encoder_id))
+
+
+def _prepare(
+    engine: sa.Engine,
+    store: VectorStore,
+    index: Index,
+    attached: catalog.Catalog,
+    vectors: Sequence[VectorSpec],
+) -> Index:
+    """The collection is there with its payload indexes; only then do workers get the index."""
+    store.ensure_collection(collection.spec_of(index, attached, vectors))
+    if not indexes.is_active(engine, index.id):  # whoever cancelled it may have come too early
+        collection.remove(engine, store, index)
+        raise IndexStateError(f"index {index.id} was cancelled meanwhile.")
+    indexes.set_spec_version(engine, index.id, attached.spec_version)
+    return indexes.get(engine, index.id)
+
+
+def _remove_if_possible(engine: sa.Engine, store: VectorStore, index: Index) -> None:
+    try:
+        collection.remove(engine, store, index)
+    except TwinspanError as cause:
+        log.warning("what is left of index %d goes later: %s", index.id, cause)
 
 
 def check_features(attached: catalog.Catalog, encoder: EncoderInfo) -> None:
@@ -88,12 +149,15 @@ def check_features(attached: catalog.Catalog, encoder: EncoderInfo) -> None:
 def fill(engine: sa.Engine, index: Index) -> Iterator[int]:
     """Give every item of the catalog an entry, in chunks behind a stored cursor; yields the number
     of keys read so far in this call. Interrupted anywhere, the next call goes on from the cursor.
-    Two at once do the same work twice and no harm."""
+    Two at once do the same work twice and no harm. Raises IndexStateError when the index was
+    cancelled or retired."""
     attached = catalog.get_by_id(engine, index.catalog_id)
     cursor, read = indexes.get(engine, index.id).backfill_cursor, 0
     while True:
         keys = catalog.scan_keys(engine, attached, after=cursor, limit=FILL_KEYS)
         with database.begin(engine) as connection:
+            if not indexes.hold_active(connection, index.id):
+                raise IndexStateError(f"index {index.id} was cancelled or retired meanwhile.")
             entries.fill(connection, index.id, keys)
             cursor = keys[-1] if keys else cursor
             indexes.advance(connection, index.id, cursor, done=len(keys) < FILL_KEYS)
@@ -114,76 +178,3 @@ def progress(engine: sa.Engine, index_id: int) -> Progress:
         dirty=summary.dirty if summary else 0,
         quarantined=summary.quarantined if summary else 0,
     )
-
-
-def promote(engine: sa.Engine, store: VectorStore, index_id: int) -> Index:
-    """The alias names this index's collection; the one before is standby and keeps receiving
-    changes. Raises IndexStateError while the backfill or the queue is not finished, or when
-    another promotion of the alias is under way. Repeating it after a crash completes it."""
-    index = indexes.get(engine, index_id)
-    _check_complete(engine, index)
-    with _alias_lock(engine, index.alias):
-        store.optimize(index.ref)
-        store.point_alias(index.alias, index.collection)
-        indexes.make_live(engine, index.id, index.alias)
-    return indexes.get(engine, index_id)
-
-
-def drop(engine: sa.Engine, store: VectorStore, index_id: int) -> None:
-    """The index is retired: its collection and its part of the ledger are gone. Raises
-    IndexStateError for the live index, unless the alias names another collection by now."""
-    index = indexes.get(engine, index_id)
-    with _alias_lock(engine, index.alias):
-        if index.state == "live" or store.aliases().get(index.alias) == index.collection:
-            raise IndexStateError(
-                f"index {index.id} is live under alias {index.alias!r}. Promote another first, "
-                "or detach the catalog."
-            )
-        indexes.retire(engine, index.id)  # first: no worker writes to it any more
-        store.drop_collection(index.collection)
-
-
-def drop_all(engine: sa.Engine, store: VectorStore, catalog_name: str) -> int:
-    """Every index of the catalog is gone, with its alias: before `detach`. Returns how many."""
-    attached = catalog.get(engine, catalog_name)
-    mine = [one for one in indexes.all_of(engine) if one.catalog_id == attached.id]
-    gone = [one for one in mine if one.state != "retired"]
-    for index in gone:
-        with _alias_lock(engine, index.alias):
-            if store.aliases().get(index.alias) == index.collection:
-                store.drop_alias(index.alias)
-            indexes.retire(engine, index.id)
-            store.drop_collection(index.collection)
-    return len(gone)
-
-
-def _check_complete(engine: sa.Engine, index: Index) -> None:
-    if index.state not in indexes.ACTIVE:
-        raise IndexStateError(f"index {index.id} is {index.state}; it cannot go live.")
-    now = progress(engine, index.id)
-    if not now.complete:
-        raise IndexStateError(
-            f"index {index.id} is not finished: {now.dirty:,} items to go"
-            f"{'' if now.filled else ', and the backfill has not read the whole catalog'}. "
-            "Run a worker, or `twinspan reindex --wait`."
-        )
-
-
-@contextmanager
-def _alias_lock(engine: sa.Engine, alias: str) -> Generator[None]:
-    """One promotion or drop per alias at a time, over all machines; held by a connection of its
-    own, so that no transaction is open while the store works."""
-    key = {"a": indexes.ALIAS_LOCK, "b": alias}
-    with (
-        database.translated(engine),
-        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
-    ):
-        lock = "SELECT pg_try_advisory_lock(:a, hashtext(:b))"
-        if not connection.scalar(sa.text(lock), key):
-            raise IndexStateError(
-                f"somebody else is changing alias {alias!r} right now. Look at `twinspan status`."
-            )
-        try:
-            yield
-        finally:
-            connection.execute(sa.text("SELECT pg_advisory_unlock(:a, hashtext(:b))"), key)

@@ -105,6 +105,14 @@ class Settings(BaseSettings):
         ge=60,
         description="Seconds that a deleted item's ledger row is kept. Keep it far above lease_s.",
     )
+    standby_s: float = Field(
+        default=604_800,
+        ge=0,
+        le=315_360_000,
+        description="Seconds that an index stays standby, warm and current, before it is retired. "
+        "Low: a rollback soon has nowhere to go; high: each standby costs its part of store and "
+        "towers.",
+    )
     route_items: int = Field(
         default=5_000,
         ge=1,

@@ -189,6 +189,9 @@ class _Drain:
         self.limits[index.id] = max(1, min(fitting, limit * GROWTH))
 
     def leave_alone(self, index: Index, why: str) -> None:
+        if not indexes.is_active(self.engine, index.id):
+            log.info("index %d was cancelled or retired in the middle of a batch", index.id)
+            return
         log.warning("index %d is left alone for now: %s", index.id, why)
         metrics.left_alone(alias=index.alias, state=index.state)
         self.report.outages.append(f"index {index.id}: {why}")

@@ -167,6 +167,19 @@ rollouts = sa.Table(
     sa.Index("rollouts_by_alias", "alias", "id"),
 )
 
+# Items that one worker did for an index being built, in the seconds before `at`: the rate of a
+# backfill is their sum over the last minute. Forgotten after some minutes.
+paces = sa.Table(
+    "paces",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("index_id", sa.Integer, nullable=False),
+    _timestamp("at", default=True),
+    sa.Column("seconds", sa.REAL, nullable=False),
+    sa.Column("items", sa.Integer, nullable=False),
+    sa.Index("paces_by_index", "index_id", "at"),
+)
+
 # One comparison of catalog, ledger and store, with the cursor that it goes on from.
 verifications = sa.Table(
     "verifications",

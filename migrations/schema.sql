@@ -82,6 +82,16 @@ CREATE TABLE indexer.interactions (
 );
 CREATE INDEX interactions_history ON indexer.interactions USING btree (catalog, user_key, occurred_at DESC, id DESC);
 
+CREATE TABLE indexer.paces (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    index_id integer NOT NULL,
+    at timestamp with time zone NOT NULL DEFAULT now(),
+    seconds real NOT NULL,
+    items integer NOT NULL,
+    CONSTRAINT paces_pkey PRIMARY KEY (id)
+);
+CREATE INDEX paces_by_index ON indexer.paces USING btree (index_id, at);
+
 CREATE TABLE indexer.roles (
     role text NOT NULL,
     purpose text NOT NULL,
@@ -151,9 +161,9 @@ CREATE OR REPLACE FUNCTION indexer.drop_entries(retired integer)
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
     BEGIN
-        PERFORM FROM indexer.indexes WHERE id = retired AND state = 'retired';
+        PERFORM FROM indexer.indexes WHERE id = retired AND state IN ('failed', 'retired');
         IF NOT FOUND THEN
-            RAISE EXCEPTION USING MESSAGE = 'index ' || retired || ' is not retired';
+            RAISE EXCEPTION USING MESSAGE = 'index ' || retired || ' has not ended';
         END IF;
         EXECUTE 'DROP TABLE IF EXISTS indexer.entries_' || retired;
     END
@@ -196,7 +206,7 @@ AS $function$
         EXECUTE 'GRANT USAGE ON SCHEMA indexer' || them;
         EXECUTE 'GRANT SELECT ON indexer.alembic_version, indexer.compatibility, '
             'indexer.catalogs, indexer.encoders, indexer.indexes, indexer.changes, '
-            'indexer.entries, indexer.rollouts, indexer.verifications' || them;
+            'indexer.entries, indexer.rollouts, indexer.verifications, indexer.paces' || them;
         EXECUTE 'GRANT SELECT ON SEQUENCE indexer.fences' || them;
         IF wanted = 'worker' THEN
             EXECUTE 'GRANT UPDATE, DELETE ON indexer.changes' || them;
@@ -206,7 +216,8 @@ AS $function$
                 'error, live_at, standby_at, retired_at) ON indexer.indexes' || them;
             EXECUTE 'GRANT EXECUTE ON FUNCTION indexer.drop_entries(integer)' || them;
             EXECUTE 'GRANT INSERT, UPDATE, DELETE ON indexer.verifications' || them;
-            EXECUTE 'GRANT INSERT ON indexer.rollouts' || them;
+            EXECUTE 'GRANT INSERT, UPDATE (report) ON indexer.rollouts' || them;
+            EXECUTE 'GRANT SELECT, INSERT, UPDATE, DELETE ON indexer.paces' || them;
         ELSIF wanted = 'query' THEN
             EXECUTE 'GRANT SELECT ON indexer.interactions, indexer.users' || them;
             EXECUTE 'GRANT SELECT, INSERT ON indexer.shadow_reads' || them;

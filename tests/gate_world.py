@@ -86,7 +86,8 @@ class Judged:
 
     def make_live(self, index: Index) -> None:
         self.store.point_alias(index.alias, index.collection)
-        indexes.make_live(self.engine, index.id, index.alias)
+        with database.begin(self.engine) as connection:
+            indexes.make_live(connection, index.id, index.alias)
 
     def judge(self, index: Index, *, seed: int = 7, **changed: object) -> gate.Report:
         """The gate's report, made without waiting for anybody."""

@@ -181,13 +181,13 @@ def test_a_closed_pipe_ends_in_silence() -> None:
 def test_an_interrupted_command_ends_quietly_with_130(shop: Twinspan) -> None:
     """At the question that it asks: the one place where a test can be sure that it waits."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "indexer.cli", "drop", "1"],
+        [sys.executable, "-m", "indexer.cli", "retire", "1"],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
-    assert b"Drop index 1" in process.stderr.read(20)
+    assert b"Retire index 1" in process.stderr.read(20)
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
@@ -364,10 +364,10 @@ def test_an_index_is_replaced_by_another_the_same_way(shop: Twinspan) -> None:
     assert json.loads(shop("recommend", "m1", "--json").out)["index"] == second["id"]
     back = json.loads(shop("promote", str(first["index"]), "--json").out)
     assert back["state"] == "live"
-    refused = shop("drop", str(first["index"]), "--yes")
+    refused = shop("retire", str(first["index"]), "--yes")
     assert refused.code == 1
     assert "live" in refused.error
-    assert shop("drop", str(second["id"]), "--yes").code == 0
+    assert shop("retire", str(second["id"]), "--yes").code == 0
     left = json.loads(shop("status", "--json").out)["indexes"]
     assert [row["index"] for row in left] == [first["index"]]
 
@@ -480,7 +480,7 @@ def test_commands_use_the_running_server(
         assert wrong.code == 2
         assert "colour" in wrong.error
         again = json.loads(connected("reindex", "--json").out)
-        assert connected("drop", str(json.loads(built.out)["id"]), "--yes").code == 0
+        assert connected("retire", str(json.loads(built.out)["id"]), "--yes").code == 0
         assert again["state"] == "live"
         refused = connected("detach", "items", "--drop-indexes")
         assert refused.code == 1

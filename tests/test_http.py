@@ -19,7 +19,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from encoders.types import EncoderInfo
-from indexer import catalog, database, http, indexes, interactions, reindex, sync
+from indexer import catalog, database, http, indexes, interactions, reindex, rollout, sync
 from indexer.catalog import spec
 from indexer.embedded import Services
 from indexer.errors import EmbeddedError
@@ -78,7 +78,9 @@ def served(
     folder = tmp_path_factory.mktemp("served")
     scratch = databases(postgres_url)
     url = scratch.create()
-    settings = Settings.model_validate({"data_dir": folder, "database_url": url, "k_max": 500})
+    settings = Settings.model_validate(
+        {"data_dir": folder, "database_url": url, "k_max": 500, "gate_wait_s": 0}
+    )
     engine, store = database.engine(url), EdgeStore(folder / "edge")
     services = Services(settings=settings, engine=engine, store=store, towers=Towers(settings))
     worker = {"alive": True}
@@ -106,7 +108,9 @@ def _serve(
             services=services, api=api, client=client, encoder=encoder, index_id=0, worker=worker
         )
         made.index_id = made.build(encoder)
-        reindex.promote(services.engine, services.store, made.index_id)
+        rollout.promote(
+            services.engine, services.store, services.towers, services.settings, made.index_id
+        )
         api.start()
         yield made
 
@@ -350,7 +354,7 @@ def test_changes_need_the_token(served: Served, token: str | None) -> None:
         ("POST", "/indexes", asked),
         ("GET", f"/indexes/{served.index_id}", None),
         ("POST", f"/indexes/{served.index_id}/promote", None),
-        ("POST", f"/indexes/{served.index_id}/drop", None),
+        ("POST", f"/indexes/{served.index_id}/retire", None),
         ("GET", f"/indexes/{served.index_id}/comparison", None),
     ]
     for method, path, body in requests:
@@ -361,7 +365,7 @@ def test_changes_need_the_token(served: Served, token: str | None) -> None:
 # -- indexes ----------------------------------------------------------------------------------
 
 
-def test_an_index_is_built_compared_promoted_and_dropped(served: Served, tmp_path: Path) -> None:
+def test_an_index_is_built_compared_promoted_and_retired(served: Served, tmp_path: Path) -> None:
     other = films.trained(tmp_path, weight=0.9)
     asked = {"catalog": "items", "encoder_uri": other.uri}
     response = served.client.post("/indexes", json=asked, headers=served.bearer)
@@ -370,7 +374,7 @@ def test_an_index_is_built_compared_promoted_and_dropped(served: Served, tmp_pat
     assert response.json()["state"] == "building"
 
     said = problem(served.client.post(f"/indexes/{new}/promote", headers=served.bearer), 409)
-    assert "not finished" in said
+    assert "does not pass the gate" in said
     while not indexes.get(served.services.engine, new).backfill_done:  # in the background
         assert served.api.filler._thread.is_alive()
     served.drain()
@@ -388,11 +392,11 @@ def test_an_index_is_built_compared_promoted_and_dropped(served: Served, tmp_pat
     answer = served.client.post("/recommend", json={"history": ["m0"]}).json()
     assert (answer["index"], answer["encoder"]) == (new, other.id)
 
-    problem(served.client.post(f"/indexes/{new}/drop", headers=served.bearer), 409)
+    problem(served.client.post(f"/indexes/{new}/retire", headers=served.bearer), 409)
     path = f"/indexes/{served.index_id}"
     assert served.client.get(path, headers=served.bearer).json()["state"] == "standby"
     served.client.post(f"{path}/promote", headers=served.bearer).raise_for_status()
-    dropped = served.client.post(f"/indexes/{new}/drop", headers=served.bearer).json()
+    dropped = served.client.post(f"/indexes/{new}/retire", headers=served.bearer).json()
     assert dropped["state"] == "retired"
 
 

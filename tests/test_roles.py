@@ -113,9 +113,10 @@ def test_a_workers_whole_life_needs_no_more_rights_than_it_has(
     assert world.store.count(later.ref) == 38
 
     # which it can retire, and whose part of the ledger it can drop, but of no other
-    with pytest.raises(DatabaseError, match="is not retired"), database.begin(worker) as one:
+    with pytest.raises(DatabaseError, match="has not ended"), database.begin(worker) as one:
         one.execute(sa.text("SELECT indexer.drop_entries(:id)"), {"id": later.id})
-    indexes.retire(worker, later.id)
+    indexes.set_state(worker, later.id, "retired")
+    indexes.drop_partition(worker, later.id)
     assert later.id not in entries.summary(worker)
 
     # a description that changed, an item that fails, a truncated catalog, what is purged

@@ -12,7 +12,18 @@ import pytest
 import sqlalchemy as sa
 from hashing import HashingEncoder, info
 
-from indexer import catalog, collection, database, entries, filters, indexes, reindex, sync, verify
+from indexer import (
+    catalog,
+    collection,
+    database,
+    entries,
+    filters,
+    indexes,
+    reindex,
+    rollout,
+    sync,
+    verify,
+)
 from indexer.catalog import spec
 from indexer.errors import IndexStateError, StoreUnavailable
 from indexer.indexes import Index
@@ -93,7 +104,7 @@ def world(engine: sa.Engine, store: VectorStore, settings: Settings) -> World:
         store=store,
         encoder=encoder,
         towers=Towers(settings),
-        settings=settings.model_copy(update={"backoff_s": 0.0}),
+        settings=settings.model_copy(update={"backoff_s": 0.0, "gate_wait_s": 0.0}),
         index=None,  # pyright: ignore[reportArgumentType] - the next line
     )
     made.index = build(made, encoder, "e1")
@@ -453,17 +464,17 @@ def test_an_index_whose_encoder_is_missing_is_left_alone_and_others_go_on(world:
 def test_a_second_index_is_built_by_the_same_drain_and_promoted(world: World) -> None:
     world.insert(*(f"k{n}" for n in range(200)))
     world.drain()
-    first = reindex.promote(world.engine, world.store, world.index.id)
+    first = rollout.promote(world.engine, world.store, world.towers, world.settings, world.index.id)
     assert (first.state, world.store.aliases()) == ("live", {"items": first.collection})
     second = build(world, HashingEncoder(salt="other"), "e2")
-    with pytest.raises(IndexStateError, match="200 items to go"):
-        reindex.promote(world.engine, world.store, second.id)
+    with pytest.raises(IndexStateError, match="200 items"):
+        rollout.promote(world.engine, world.store, world.towers, world.settings, second.id)
     world.run("UPDATE public.items SET title = 'during the build' WHERE id = 'k7'")
     world.run("DELETE FROM public.items WHERE id = 'k8'")
     world.drain()
     world.assert_agrees(199)
     world.assert_agrees(199, second)
-    live = reindex.promote(world.engine, world.store, second.id)
+    live = rollout.promote(world.engine, world.store, world.towers, world.settings, second.id)
     assert world.store.aliases() == {"items": live.collection}
     assert indexes.get(world.engine, first.id).state == "standby"
     world.insert("later")
@@ -471,8 +482,8 @@ def test_a_second_index_is_built_by_the_same_drain_and_promoted(world: World) ->
     world.assert_agrees(200)
     world.assert_agrees(200, second)
     with pytest.raises(IndexStateError, match="is live"):
-        reindex.drop(world.engine, world.store, second.id)
-    reindex.drop(world.engine, world.store, first.id)
+        rollout.retire(world.engine, world.store, second.id)
+    rollout.retire(world.engine, world.store, first.id)
     assert world.store.collections() == [live.collection]
     world.insert("last")
     world.drain()

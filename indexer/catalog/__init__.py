@@ -78,7 +78,7 @@ def attach(engine: sa.Engine, spec: CatalogSpec, *, notify: bool = False) -> Cat
 
 
 def detach(engine: sa.Engine, name: str) -> None:
-    """No trace of the catalog is left: triggers, functions, queued changes, history of retired
+    """No trace of the catalog is left: triggers, functions, queued changes, history of its
     indexes. Raises CatalogUnknown, and CatalogError while it has an index that is not retired."""
     _until_not_busy(engine, lambda connection: _detach(connection, name))
 
@@ -259,6 +259,9 @@ def _detach(connection: sa.Connection, name: str) -> None:
     _check_no_index(connection, catalog_id, name)
     triggers.uninstall(connection, catalog_id)
     before = [one.table_name for one in readers.specs(connection)]
+    mine = sa.select(tables.indexes.c.id).where(tables.indexes.c.catalog_id == catalog_id)
+    for table in (tables.rollouts, tables.verifications, tables.shadow_reads):
+        connection.execute(sa.delete(table).where(table.c.index_id.in_(mine)))
     for table in (tables.changes, tables.indexes):
         connection.execute(sa.delete(table).where(table.c.catalog_id == catalog_id))
     connection.execute(sa.delete(tables.catalogs).where(columns.id == catalog_id))

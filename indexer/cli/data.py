@@ -95,7 +95,7 @@ def detach(
     ] = False,
 ) -> None:
     """Stop watching a catalog: every trace in its tables is removed. Its indexes must be gone."""
-    from indexer import catalog, indexes, reindex
+    from indexer import catalog, indexes, rollout
 
     with parts.opened() as opened:
         attached = catalog.get(opened.engine, name)
@@ -110,7 +110,7 @@ def detach(
                 f"{', '.join(str(index.id) for index in mine)}. Add --drop-indexes to drop them."
             )
         if mine:
-            reindex.drop_all(opened.engine, opened.store, name)
+            rollout.drop_all(opened.engine, opened.store, name)
         catalog.detach(opened.engine, name)
     print(f"catalog {name} is detached, {len(mine)} indexes dropped")
 

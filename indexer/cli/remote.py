@@ -47,16 +47,23 @@ class Server:
     def similar(self, alias: str, query: Body) -> Body:
         return self._ask("POST", "/similar", {**query, "alias": alias})
 
-    def reindex(self, *, catalog: str, encoder_uri: str, alias: str | None, queue: str) -> int:
+    def reindex(self, asked: Body) -> int:
         """Start an index and have it filled in the background; returns its id."""
-        asked = {"catalog": catalog, "encoder_uri": encoder_uri, "alias": alias, "queue": queue}
         return cast("int", self._ask("POST", "/indexes", asked)["id"])
 
-    def promote(self, index_id: int) -> None:
-        self._ask("POST", f"/indexes/{index_id}/promote")
+    def promote(self, index_id: int, *, force: bool, by: str | None) -> None:
+        self._ask("POST", f"/indexes/{index_id}/promote", {"force": force, "by": by})
 
-    def drop(self, index_id: int) -> None:
-        self._ask("POST", f"/indexes/{index_id}/drop")
+    def rollback(self, alias: str, *, force: bool, by: str | None) -> int:
+        """Returns the id of the index that answers now."""
+        path = f"/aliases/{quote(alias, safe='')}/rollback"
+        return cast("int", self._ask("POST", path, {"force": force, "by": by})["id"])
+
+    def cancel(self, index_id: int, *, by: str | None) -> None:
+        self._ask("POST", f"/indexes/{index_id}/cancel", {"by": by})
+
+    def retire(self, index_id: int, *, by: str | None) -> None:
+        self._ask("POST", f"/indexes/{index_id}/retire", {"by": by})
 
     def verify(self, index_id: int, *, vectors: bool) -> dict[str, object]:
         path = f"/indexes/{index_id}/comparison?vectors={quote(str(vectors).lower())}"

@@ -1,7 +1,8 @@
-"""`reindex`, `promote`, `drop`: building an index and making it the one that answers."""
+"""`reindex`, `promote`, `rollback`, `retire`, `cancel`, `history`: which index answers."""
 
 from __future__ import annotations
 
+import getpass
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from indexer.cli import output, parts, training
 from indexer.cli.output import Json
-from indexer.errors import IndexStateError
+from indexer.errors import IndexStateError, UsageError
 
 if TYPE_CHECKING:
     from indexer.indexes import Index
@@ -19,11 +20,15 @@ SLICE_S = 2.0  # of work between two looks, when this process works itself
 LOOK_S = 0.25  # between two looks at the progress of workers
 SILENCE_S = 20.0  # without any progress until we ask whether a worker runs
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Against the advice given; `history` keeps that.")
+]
 IndexId = Annotated[int, typer.Argument(metavar="INDEX", help="Its id: see `twinspan status`.")]
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (reindex, promote, drop):
+    for command in (reindex, promote, rollback, retire, cancel, history):
         app.command(rich_help_panel=ROLLOUT_PANEL)(command)
 
 
@@ -73,34 +78,116 @@ def reindex(
         if wait:
             _wait(opened, index, here=here)
         if wait and make_live:
-            index = _promote(opened, index.id)
+            index = _promote(opened, index.id, force=False)
         _show(index, as_json=as_json)
 
 
-def promote(index: IndexId, as_json: Json = False) -> None:
+def promote(index: IndexId, force: Force = False, as_json: Json = False) -> None:
     """Make a complete index the live one of its alias. The one before becomes standby."""
     with parts.opened() as opened:
-        _show(_promote(opened, index), as_json=as_json)
+        _show(_promote(opened, index, force=force), as_json=as_json)
 
 
-def drop(
-    index: IndexId,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+def rollback(
+    alias: Annotated[
+        str | None, typer.Argument(help="Its alias; not needed where only one has a live index.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
-    """Retire an index that is not live: its collection and its ledger are gone."""
+    """Have the index that was live before answer again, with its own encoder, at once.
+
+    It has been receiving every change meanwhile. The one that was live becomes standby.
+    """
     from indexer import indexes
-    from indexer import reindex as building
+    from indexer import rollout as rolling
 
     with parts.opened() as opened:
-        found = indexes.get(opened.engine, index)
-        question = f"Drop index {index} ({found.collection}, {found.state})?"
-        if not yes and not typer.confirm(question, err=True):
-            raise typer.Exit(1)
+        alias = alias or _only_alias(opened)
         if opened.server is not None:
-            opened.server.drop(index)
+            back = opened.server.rollback(alias, force=force, by=_who())
+            index = indexes.get(opened.engine, back)
         else:
-            building.drop(opened.engine, opened.store, index)
-    print(f"index {index} is retired")
+            index = rolling.rollback(opened.engine, opened.store, alias, force=force, by=_who())
+        _show(index, as_json=as_json)
+
+
+def retire(index: IndexId, yes: Yes = False, as_json: Json = False) -> None:
+    """Drop an index that nothing names: its collection and its part of the ledger are gone."""
+    from indexer import indexes
+    from indexer import rollout as rolling
+
+    with parts.opened() as opened:
+        _confirm(opened, "Retire", index, yes=yes)
+        if opened.server is not None:
+            opened.server.retire(index, by=_who())
+        else:
+            rolling.retire(opened.engine, opened.store, index, by=_who())
+        _show(indexes.get(opened.engine, index), as_json=as_json)
+
+
+def cancel(index: IndexId, yes: Yes = False, as_json: Json = False) -> None:
+    """Give up an index that is being built: its collection and its part of the ledger are gone."""
+    from indexer import indexes
+    from indexer import rollout as rolling
+
+    with parts.opened() as opened:
+        _confirm(opened, "Cancel", index, yes=yes)
+        if opened.server is not None:
+            opened.server.cancel(index, by=_who())
+        else:
+            rolling.cancel(opened.engine, opened.store, index, by=_who())
+        _show(indexes.get(opened.engine, index), as_json=as_json)
+
+
+def history(
+    alias: Annotated[str | None, typer.Argument(help="Only this alias.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="The most to show.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """What was done to indexes, by whom, and how it ended; newest first."""
+    from indexer import history as log
+
+    with parts.opened() as opened:
+        steps = log.of(opened.engine, alias, limit=limit)
+    if as_json:
+        output.json_document(steps)
+        return
+    output.table(
+        ("at", "by", "action", "index", "alias", "outcome", "forced"),
+        [
+            (one.at, one.by, one.action, one.index_id, one.alias, one.outcome, one.forced)
+            for one in steps
+        ],
+        empty="nothing was done yet",
+    )
+
+
+def _confirm(opened: parts.Parts, verb: str, index_id: int, *, yes: bool) -> None:
+    from indexer import indexes
+
+    found = indexes.get(opened.engine, index_id)
+    question = f"{verb} index {index_id} ({found.collection}, {found.state})?"
+    if not yes and not typer.confirm(question, err=True):
+        raise typer.Exit(1)
+
+
+def _only_alias(opened: parts.Parts) -> str:
+    from indexer import indexes
+
+    live = [index.alias for index in indexes.active(opened.engine) if index.state == "live"]
+    if len(live) != 1:
+        named = f"say which: {', '.join(sorted(live))}" if live else "no index is live"
+        raise UsageError(f"roll back what? {named}.")
+    return live[0]
+
+
+def _who() -> str | None:
+    """The person at the keyboard, as far as the system knows."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's nameless user
+        return None
 
 
 def _start(
@@ -111,10 +198,8 @@ def _start(
 
     info = training.choose(opened, encoder)
     if opened.server is not None:
-        started = opened.server.reindex(
-            catalog=catalog, encoder_uri=info.uri, alias=alias, queue=queue
-        )
-        return indexes.get(opened.engine, started)
+        asked = {"catalog": catalog, "encoder_uri": info.uri, "alias": alias, "queue": queue}
+        return indexes.get(opened.engine, opened.server.reindex({**asked, "by": _who()}))
     return building.start(
         opened.engine,
         opened.store,
@@ -122,16 +207,17 @@ def _start(
         encoder_uri=info.uri,
         alias=alias,
         queue=queue,
+        by=_who(),
     )
 
 
 def _resumed(opened: parts.Parts, index_id: int) -> Index:
     from indexer import indexes
+    from indexer import reindex as building
 
-    index = indexes.get(opened.engine, index_id)
-    if index.state not in indexes.ACTIVE:
-        raise IndexStateError(f"index {index_id} is {index.state}: start a new one instead.")
-    return index
+    if opened.server is None:
+        return building.resume(opened.engine, opened.store, index_id)
+    return indexes.get(opened.engine, index_id)
 
 
 def _fill(opened: parts.Parts, index: Index) -> None:
@@ -159,6 +245,7 @@ def _wait(opened: parts.Parts, index: Index, *, here: bool) -> None:
     with output.progress("indexing") as bar:
         while True:
             now = building.progress(opened.engine, index.id)
+            _check_active(opened, index.id)
             bar.at(max(0, now.total - now.dirty), now.total)
             if now.complete:
                 break
@@ -166,6 +253,13 @@ def _wait(opened: parts.Parts, index: Index, *, here: bool) -> None:
             silence.check(now.dirty, outages, alone=alone)
     if now.quarantined:
         output.note(f"{now.quarantined:,} items failed: see `twinspan failures`")
+
+
+def _check_active(opened: parts.Parts, index_id: int) -> None:
+    from indexer import indexes
+
+    if not indexes.is_active(opened.engine, index_id):
+        raise IndexStateError(f"index {index_id} was cancelled or retired meanwhile.")
 
 
 def _work(opened: parts.Parts, index: Index) -> list[str]:
@@ -220,14 +314,22 @@ class _Silence:
             output.note(text)
 
 
-def _promote(opened: parts.Parts, index_id: int) -> Index:
+def _promote(opened: parts.Parts, index_id: int, *, force: bool) -> Index:
     from indexer import indexes
-    from indexer import reindex as building
+    from indexer import rollout as rolling
 
     if opened.server is not None:
-        opened.server.promote(index_id)
+        opened.server.promote(index_id, force=force, by=_who())
         return indexes.get(opened.engine, index_id)
-    return building.promote(opened.engine, opened.store, index_id)
+    return rolling.promote(
+        opened.engine,
+        opened.store,
+        opened.towers,
+        opened.settings,
+        index_id,
+        force=force,
+        by=_who(),
+    )
 
 
 def _show(index: Index, *, as_json: bool) -> None:

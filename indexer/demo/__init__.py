@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from indexer import catalog, importing, reindex, training_data, verify
+from indexer import catalog, importing, reindex, rollout, training_data, verify
 from indexer.catalog import spec
 from indexer.demo import fetching, people, stage, story
 from indexer.demo.people import Audience
@@ -152,7 +152,9 @@ def _index(screen: Screen, opened: Services, encoder: EncoderInfo) -> Index:
             pass
         done = _wait(opened, index, step.at)
         rate = done / (time.monotonic() - began)
-        index = reindex.promote(opened.engine, opened.store, index.id)
+        index = rollout.promote(
+            opened.engine, opened.store, opened.towers, opened.settings, index.id
+        )
         step.result = f"{done:,} films by the Celery worker, {rate:,.0f}/s, live as {index.alias!r}"
     return index
 

@@ -9,7 +9,8 @@ import threading
 import sqlalchemy as sa
 
 from indexer import indexes, reindex
-from indexer.errors import TwinspanError
+from indexer.errors import IndexStateError, TwinspanError
+from indexer.stores import VectorStore
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +22,9 @@ class Filler:
     """A thread that gives the items of building indexes their entries. A stop between two chunks
     loses nothing: the cursor is in the database."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, store: VectorStore) -> None:
         self._engine = engine
+        self._store = store
         self._waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="twinspan-fill", daemon=True)
@@ -47,6 +49,8 @@ class Filler:
         while (index_id := self._waiting.get()) is not None and not self._stop.is_set():
             try:
                 self._fill(index_id)
+            except IndexStateError as cause:
+                log.info("the backfill of index %d ends: %s", index_id, cause)
             except TwinspanError as cause:
                 log.warning("the backfill of index %d waits: %s", index_id, cause)
                 if not self._stop.wait(RETRY_S):
@@ -55,8 +59,10 @@ class Filler:
                 log.exception("the backfill of index %d ended", index_id)
 
     def _fill(self, index_id: int) -> None:
-        index = indexes.get(self._engine, index_id)
-        if index.state not in indexes.ACTIVE or index.backfill_done:
+        if not indexes.is_active(self._engine, index_id):
+            return
+        index = reindex.resume(self._engine, self._store, index_id)
+        if index.backfill_done:
             return
         for _ in reindex.fill(self._engine, index):
             if self._stop.is_set():

@@ -24,7 +24,7 @@ from indexer.settings import Settings
 from indexer.stores import VectorStore
 from indexer.towers import Towers
 
-__all__ = ["Check", "Report", "from_dict", "run"]
+__all__ = ["Check", "Pause", "Report", "from_dict", "run", "sleep"]
 
 CheckFunction = Callable[[Subject], Check]
 

@@ -16,11 +16,7 @@ from typing import Annotated, Any, TypeVar
 import sqlalchemy as sa
 from fastapi import (
     APIRouter,
-    Depends,
     FastAPI,
-    Header,
-    HTTPException,
-    Path,
     Query,
     Request,
     Response,
@@ -31,7 +27,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from encoders.errors import ArtifactMissing, EncoderError
-from indexer import catalog, changes, entries, indexes, reindex, verify
+from indexer import catalog, changes, entries, indexes
 from indexer.embedded import Services
 from indexer.embedded.filling import Filler
 from indexer.errors import (
@@ -49,21 +45,18 @@ from indexer.errors import (
     TwinspanError,
     UsageError,
 )
+from indexer.http import index_routes
 from indexer.http import models as http_models
 from indexer.http.guard import Guard, problem_response
 from indexer.http.health import Health
 from indexer.http.models import (
-    BuildOut,
-    ComparisonOut,
     HealthOut,
     HitsOut,
     IndexOut,
     IndexStatusOut,
     LiveOut,
     Problem,
-    ProgressOut,
     RecommendIn,
-    ReindexIn,
     SimilarIn,
     StatusOut,
 )
@@ -88,8 +81,6 @@ REFUSALS = {400: "BadRequest", 401: "Unauthorized", 404: "NotFound", 405: "Metho
 PROBLEMS_SHOWN = 5
 QUERY_LIST_MAX = 200  # history items in an address; a body may have many more
 
-IndexId = Annotated[int, Path(ge=1, le=2**31 - 1, description="See GET /status.")]
-
 
 class Api:
     """What the routes work with."""
@@ -100,7 +91,7 @@ class Api:
         self.token = secrets.token_urlsafe(24)
         self.health = Health(services, worker_alive)
         self.retrievers = Retrievers(services)
-        self.filler = Filler(services.engine)
+        self.filler = Filler(services.engine, services.store)
 
     @property
     def engine(self) -> sa.Engine:
@@ -128,7 +119,7 @@ def make_app(api: Api) -> FastAPI:
         docs_url=None,  # it would load its pages from elsewhere
         redoc_url=None,
     )
-    for router in (_health_routes(api), _query_routes(api), _index_routes(api)):
+    for router in (_health_routes(api), _query_routes(api), index_routes.routes(api)):
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _refused)
@@ -216,73 +207,11 @@ def _query_routes(api: Api) -> APIRouter:
     return router
 
 
-def _index_routes(api: Api) -> APIRouter:
-    def check_token(authorization: Annotated[str, Header()] = "") -> None:
-        if not secrets.compare_digest(authorization.encode(), f"Bearer {api.token}".encode()):
-            raise HTTPException(
-                401,
-                "this needs the header `Authorization: Bearer TOKEN`; "
-                "the token stands in up.json in the data directory",
-            )
-
-    router = APIRouter(prefix="/indexes", tags=["indexes"], dependencies=[Depends(check_token)])
-
-    @router.post("", status_code=201, summary="Start building an index")
-    def start(asked: ReindexIn) -> IndexOut:
-        index = reindex.start(
-            api.engine,
-            api.services.store,
-            catalog_name=asked.catalog,
-            encoder_uri=asked.encoder_uri,
-            alias=asked.alias,
-            queue=asked.queue,
-        )
-        if asked.fill:
-            api.filler.add(index.id)
-        return IndexOut.model_validate(index)
-
-    @router.get("/{index_id}", summary="An index and how far it is")
-    def one(index_id: IndexId) -> BuildOut:
-        index = _known(api, index_id)
-        progress = ProgressOut.model_validate(reindex.progress(api.engine, index_id))
-        return BuildOut(**IndexOut.model_validate(index).model_dump(), progress=progress)
-
-    @router.post("/{index_id}/promote", summary="Make a complete index the live one of its alias")
-    def promote(index_id: IndexId) -> IndexOut:
-        _known(api, index_id)
-        index = reindex.promote(api.engine, api.services.store, index_id)
-        api.retrievers.warm_up({index.alias})
-        return IndexOut.model_validate(index)
-
-    @router.post("/{index_id}/drop", summary="Retire an index that is not live")
-    def drop(index_id: IndexId) -> IndexOut:
-        _known(api, index_id)
-        reindex.drop(api.engine, api.services.store, index_id)
-        return IndexOut.model_validate(indexes.get(api.engine, index_id))
-
-    @router.get("/{index_id}/comparison", summary="Compare catalog and index, item by item")
-    def comparison(index_id: IndexId, vectors: bool = False) -> ComparisonOut:
-        index = _known(api, index_id)
-        towers = api.services.towers
-        tower = towers.get(index.encoder_id, index.encoder_uri) if vectors else None
-        seen = verify.compare(api.engine, api.services.store, index, tower=tower)
-        return ComparisonOut.model_validate(seen.as_dict())
-
-    return router
-
-
 def _release() -> str:
     try:
         return version("twinspan")
     except PackageNotFoundError:  # run from a checkout that was never installed
         return "0+unknown"
-
-
-def _known(api: Api, index_id: int) -> indexes.Index:
-    try:
-        return indexes.get(api.engine, index_id)
-    except IndexStateError as cause:
-        raise HTTPException(404, str(cause)) from cause
 
 
 def _status(api: Api) -> StatusOut:

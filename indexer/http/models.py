@@ -123,7 +123,19 @@ class SimilarIn(Request):
     exact: StrictBool = False
 
 
-class ReindexIn(Request):
+class ByIn(Request):
+    """Who asks for it, for the history; else the database's user."""
+
+    by: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+
+
+class ForceIn(ByIn):
+    """`force` does it against the gate's advice, which the history keeps."""
+
+    force: StrictBool = False
+
+
+class ReindexIn(ByIn):
     """A new index of a catalog, built with the encoder in that folder or bucket."""
 
     catalog: Key
@@ -190,6 +202,22 @@ class ProgressOut(BaseModel):
 
 class BuildOut(IndexOut):
     progress: ProgressOut
+
+
+class StepOut(BaseModel):
+    """Something that was done to an index; `outcome` is begun, done or undone."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    index_id: int
+    alias: str
+    action: str
+    by: str
+    at: datetime
+    forced: bool
+    outcome: str
+    report: dict[str, Any] | None
 
 
 class IndexStatusOut(IndexOut):

@@ -135,8 +135,16 @@ class VectorStore(Protocol):
         encoder; adds payload indexes that are missing."""
         ...
 
+    def adapt_collection(self, spec: CollectionSpec) -> None:
+        """As `ensure_collection` where it exists; raises CollectionMissing where it does not."""
+        ...
+
     def status(self, name: str) -> CollectionStatus:
         """Raises CollectionMissing."""
+        ...
+
+    def vectors_of(self, name: str) -> tuple[VectorSpec, ...]:
+        """The named vectors of a collection, whoever made it. Raises CollectionMissing."""
         ...
 
     def collections(self) -> list[str]: ...

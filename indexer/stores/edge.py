@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import qdrant_edge as edge
 
+from encoders.types import VectorSpec
 from indexer.errors import CollectionMissing, StoreError
 from indexer.filters import Filter
 from indexer.stores import (
@@ -76,14 +77,20 @@ class EdgeStore:
             if name in self.aliases():
                 raise StoreError(f"{name!r} is an alias, so no collection can be called that.")
             if self._exists(name):
-                self._shard(name).adopt(spec)
+                self._shard(name).adapt(spec)
             else:
                 self._shards[name] = edge_shard.create(
                     self._collections / name, spec, self._graph_kb
                 )
 
+    def adapt_collection(self, spec: CollectionSpec) -> None:
+        self._shard(checked_name(spec.collection.name)).adapt(spec)
+
     def status(self, name: str) -> CollectionStatus:
         return self._shard(name).status()
+
+    def vectors_of(self, name: str) -> tuple[VectorSpec, ...]:
+        return self._shard(name).spec.vectors
 
     def collections(self) -> list[str]:
         with self._guard:

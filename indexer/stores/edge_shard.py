@@ -144,10 +144,11 @@ class Shard:
         in_graphs = max(0, indexed - sparse * points) // len(dense)
         return (points - in_graphs) * max(dense) * FLOAT_BYTES > self._graph_kb * 1_024
 
-    def adopt(self, wanted: CollectionSpec) -> None:
+    def adapt(self, wanted: CollectionSpec) -> None:
         """Payload indexes and metadata are as wanted; raises CollectionMismatch where it is
         another collection."""
         with self._writing:
+            self._open_handle()
             merged = mismatch.merged(self.spec, wanted)
             if merged.fields != self.spec.fields:
                 with translated(merged.collection.name):

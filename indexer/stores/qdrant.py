@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from qdrant_client import QdrantClient, models
 from qdrant_client.common.version_check import is_compatible
 
+from encoders.types import VectorSpec
 from indexer.errors import (
     CollectionMissing,
     StoreError,
@@ -115,8 +116,11 @@ class QdrantStore:
             raise StoreError(f"{name!r} is an alias, so no collection can be called that.")
         if name not in self.collections():
             self._create(spec)
-        self._adopt(spec)
-        self._specs.pop(name, None)
+        self.adapt_collection(spec)
+
+    def adapt_collection(self, spec: CollectionSpec) -> None:
+        self._adapt(spec)
+        self._specs.pop(spec.collection.name, None)
 
     def status(self, name: str) -> CollectionStatus:
         info = self._info(name)
@@ -128,6 +132,9 @@ class QdrantStore:
             indexed=green,
             payload_indexes=None if self._local else qdrant_collections.payload_indexes(info),
         )
+
+    def vectors_of(self, name: str) -> tuple[VectorSpec, ...]:
+        return qdrant_collections.vectors(self._info(name))
 
     def collections(self) -> list[str]:
         with self._calling() as client:
@@ -365,7 +372,7 @@ class QdrantStore:
             if spec.collection.name not in self.collections():  # else: another was faster
                 raise
 
-    def _adopt(self, wanted: CollectionSpec) -> None:
+    def _adapt(self, wanted: CollectionSpec) -> None:
         """Payload indexes and metadata are as wanted, or CollectionMismatch."""
         name = wanted.collection.name
         info = self._info(name)
@@ -386,8 +393,7 @@ class QdrantStore:
     def _specs_of(self, name: str) -> points.Specs:
         """The collection's vectors, asked for once."""
         if name not in self._specs:
-            spec = qdrant_collections.spec_of(name, self._info(name))
-            self._specs[name] = {one.name: one for one in spec.vectors}
+            self._specs[name] = {one.name: one for one in self.vectors_of(name)}
         return self._specs[name]
 
     def _check_vectors(

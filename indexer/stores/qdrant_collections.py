@@ -105,13 +105,15 @@ def spec_of(name: str, info: models.CollectionInfo) -> CollectionSpec:
         )
     return CollectionSpec(
         collection=Collection(name=name, catalog=said["catalog"]),
-        vectors=_vectors(info.config.params),
+        vectors=vectors(info),
         fields=cast("dict[str, FieldKind]", dict(said["fields"])),
         metadata=kept,
     )
 
 
-def _vectors(params: models.CollectionParams) -> tuple[VectorSpec, ...]:
+def vectors(info: models.CollectionInfo) -> tuple[VectorSpec, ...]:
+    """The named vectors; one without a name is none that we could write."""
+    params = info.config.params
     dense = params.vectors if isinstance(params.vectors, dict) else {}
     found = [VectorSpec(name=name, dimension=one.size) for name, one in dense.items()]
     found += [VectorSpec(name=name, dimension=None) for name in params.sparse_vectors or {}]

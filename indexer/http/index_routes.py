@@ -1,0 +1,133 @@
+"""Building, promoting, rolling back and retiring indexes over HTTP, for who has the token."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query
+
+from indexer import history, indexes, reindex, rollout, verify
+from indexer.errors import IndexStateError
+from indexer.http.models import (
+    Alias,
+    BuildOut,
+    ByIn,
+    ComparisonOut,
+    ForceIn,
+    IndexOut,
+    ProgressOut,
+    ReindexIn,
+    StepOut,
+)
+
+if TYPE_CHECKING:
+    from indexer.http import Api
+
+IndexId = Annotated[int, Path(ge=1, le=2**31 - 1, description="See GET /status.")]
+AliasInPath = Annotated[Alias, Path(description="See GET /status.")]
+
+
+def routes(api: Api) -> APIRouter:
+    """Every route here needs the token."""
+
+    def check_token(authorization: Annotated[str, Header()] = "") -> None:
+        if not secrets.compare_digest(authorization.encode(), f"Bearer {api.token}".encode()):
+            raise HTTPException(
+                401,
+                "this needs the header `Authorization: Bearer TOKEN`; "
+                "the token stands in up.json in the data directory",
+            )
+
+    router = APIRouter(tags=["indexes"], dependencies=[Depends(check_token)])
+    _add_building(router, api)
+    _add_rollout(router, api)
+    return router
+
+
+def _add_building(router: APIRouter, api: Api) -> None:
+    @router.post("/indexes", status_code=201, summary="Start building an index")
+    def start(asked: ReindexIn) -> IndexOut:
+        index = reindex.start(
+            api.engine,
+            api.services.store,
+            catalog_name=asked.catalog,
+            encoder_uri=asked.encoder_uri,
+            alias=asked.alias,
+            queue=asked.queue,
+            by=asked.by,
+        )
+        if asked.fill:
+            api.filler.add(index.id)
+        return IndexOut.model_validate(index)
+
+    @router.get("/indexes/{index_id}", summary="An index and how far it is")
+    def one(index_id: IndexId) -> BuildOut:
+        index = _known(api, index_id)
+        progress = ProgressOut.model_validate(reindex.progress(api.engine, index_id))
+        return BuildOut(**IndexOut.model_validate(index).model_dump(), progress=progress)
+
+    @router.post("/indexes/{index_id}/cancel", summary="Give up an index that is being built")
+    def cancel(index_id: IndexId, asked: ByIn | None = None) -> IndexOut:
+        _known(api, index_id)
+        by = asked.by if asked else None
+        index = rollout.cancel(api.engine, api.services.store, index_id, by=by)
+        return IndexOut.model_validate(index)
+
+    @router.get("/indexes/{index_id}/comparison", summary="Compare catalog and index, item by item")
+    def comparison(index_id: IndexId, vectors: bool = False) -> ComparisonOut:
+        index = _known(api, index_id)
+        towers = api.services.towers
+        tower = towers.get(index.encoder_id, index.encoder_uri) if vectors else None
+        seen = verify.compare(api.engine, api.services.store, index, tower=tower)
+        return ComparisonOut.model_validate(seen.as_dict())
+
+
+def _add_rollout(router: APIRouter, api: Api) -> None:
+    services = api.services
+
+    @router.post("/indexes/{index_id}/promote", summary="Make an index the live one of its alias")
+    def promote(index_id: IndexId, asked: ForceIn | None = None) -> IndexOut:
+        _known(api, index_id)
+        asked = asked or ForceIn()
+        index = rollout.promote(
+            services.engine,
+            services.store,
+            services.towers,
+            services.settings,
+            index_id,
+            force=asked.force,
+            by=asked.by,
+        )
+        api.retrievers.warm_up({index.alias})
+        return IndexOut.model_validate(index)
+
+    @router.post("/aliases/{alias}/rollback", summary="Have the index before answer again")
+    def rollback(alias: AliasInPath, asked: ForceIn | None = None) -> IndexOut:
+        asked = asked or ForceIn()
+        index = rollout.rollback(
+            services.engine, services.store, alias, force=asked.force, by=asked.by
+        )
+        api.retrievers.warm_up({index.alias})
+        return IndexOut.model_validate(index)
+
+    @router.post("/indexes/{index_id}/retire", summary="Drop an index that nothing names")
+    def retire(index_id: IndexId, asked: ByIn | None = None) -> IndexOut:
+        _known(api, index_id)
+        by = asked.by if asked else None
+        index = rollout.retire(services.engine, services.store, index_id, by=by)
+        return IndexOut.model_validate(index)
+
+    @router.get("/history", summary="What was done to indexes, newest first")
+    def steps(
+        alias: str | None = None, limit: Annotated[int, Query(ge=1, le=10_000)] = 100
+    ) -> list[StepOut]:
+        found = history.of(services.engine, alias, limit=limit)
+        return [StepOut.model_validate(step) for step in found]
+
+
+def _known(api: Api, index_id: int) -> indexes.Index:
+    try:
+        return indexes.get(api.engine, index_id)
+    except IndexStateError as cause:
+        raise HTTPException(404, str(cause)) from cause
