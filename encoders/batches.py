@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.dataset import IntArray, Split
+from encoders.dataset import Dataset, IntArray, Split
 from encoders.types import FloatArray
 
 GAPS = 30  # time gaps by powers of two: 1 s, 2 s, 4 s, ... 8 years and beyond
@@ -65,9 +65,14 @@ def plan(
             yield pool[cut : cut + windows]
 
 
-def gather(split: Split, spans: IntArray, *, history: int) -> Batch:
+def asked(data: Dataset, targets: IntArray) -> IntArray:
+    """Spans (B, 3) that ask for one event each, by number, after all of its user's before it."""
+    begin = data.starts[data.user[targets]]
+    return np.stack([begin, targets, targets + 1], axis=1)
+
+
+def gather(data: Dataset, spans: IntArray, *, history: int) -> Batch:
     """The windows of these spans, with at most `history` events before the last target."""
-    data = split.dataset
     begin, first, end = spans.T
     low = np.maximum(begin, end - 1 - history)  # where each window's history begins
     length = end - 1 - low

@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders import batches
 from encoders import dataset as datasets
+from encoders.batches import Batch
 from encoders.dataset import Dataset, IntArray, Split
 from encoders.errors import EncoderError
 from encoders.types import Encoder, FloatArray, HistoryItem, ItemRecord, UserState
@@ -71,6 +73,71 @@ def rank(
         better[row, items] = 0
     better[rows, targets] = 0.5
     return better.sum(axis=1, dtype=np.float64) + 0.5, unmasked
+
+
+class Scorer(Protocol):
+    """Scores of all items for users whose history is given as arrays."""
+
+    @property
+    def history(self) -> int:
+        """How many of the newest events it reads."""
+        ...
+
+    def __call__(self, batch: Batch) -> FloatArray:
+        """(B, N) for a batch of one target each, which must not be looked at."""
+        ...
+
+
+def rank_by(
+    scorer: Scorer, data: Dataset, targets: IntArray, *, limit: int | None = None, seed: int = 0
+) -> Ranks:
+    """As `rank_with`, for what reads arrays: all items are scored by each call."""
+    users = _asked(targets, limit, seed)
+    masked, unmasked = np.zeros(len(users)), np.zeros(len(users))
+    together = min(256, max(1, CHUNK_SCORES // max(1, len(data.items))))
+    for start in range(0, len(users), together):
+        chunk = users[start : start + together]
+        spans = batches.asked(data, targets[chunk])
+        scores = scorer(batches.gather(data, spans, history=scorer.history))
+        part = slice(start, start + len(chunk))
+        masked[part], unmasked[part] = rank(
+            scores, data.item[targets[chunk]], [_seen(data, targets, u) for u in chunk]
+        )
+    return Ranks(users=users, masked=masked, unmasked=unmasked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean over users, and where it lies with some confidence."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_interval(
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    *,
+    resamples: int = 2_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The mean difference of per-user values (U,), the same users in the same order, with its
+    bootstrap interval: users are drawn again with replacement, both values of one together."""
+    difference = ours - theirs
+    return mean_interval(difference, resamples=resamples, level=level, seed=seed)
+
+
+def mean_interval(
+    values: NDArray[np.float64], *, resamples: int = 2_000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """The mean of per-user values (U,) with its bootstrap interval."""
+    rng = np.random.default_rng(seed)
+    count = len(values)
+    drawn = [float(values[rng.integers(count, size=count)].mean()) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
 
 
 def rank_with(

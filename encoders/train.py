@@ -92,10 +92,15 @@ def _train_content(
 def _train_retrievalformer(
     options: families.Config, split: Split, run: Run
 ) -> tuple[StorableEncoder, Mapping[str, object]]:
-    from encoders import learning, retrievalformer
+    from encoders import learning
+    from encoders.retrievalformer import Config
+    from encoders.retrievalformer.learner import Learner
 
-    encoder, epochs = learning.learn(cast(retrievalformer.Config, options), split, run)
-    return encoder, {"epochs": epochs}
+    learning.require(split)
+    with learning.seeded(run):
+        learner = Learner.untrained(cast(Config, options), split, run.device)
+    epochs = learning.learn(learner, split, run)
+    return learner.encoder, {"epochs": epochs}
 
 
 _TRAINERS: Mapping[

@@ -16,7 +16,8 @@ from encoders import artifact, batches, dataset, evaluate, learning, retrievalfo
 from encoders.dataset import Dataset
 from encoders.errors import EncoderError, NotEnoughData, TrainingFailed, UnknownFamily
 from encoders.progress import Progress, Run
-from encoders.retrievalformer import RetrievalFormer
+from encoders.retrievalformer import RetrievalFormer, model
+from encoders.retrievalformer.learner import Learner
 from encoders.types import (
     EncodedItems,
     Encoder,
@@ -287,11 +288,10 @@ def test_a_rate_that_blows_the_weights_up_is_told(data: Dataset, tmp_path: Path)
     encoder = encoder_of(data, epochs=1)
     split = dataset.leave_one_out(data)
     run = Run(seed=0, device="cpu", checkpoint=None, progress=lambda _: None)
-    learner = learning._Learner(encoder, split, run)
     with torch.no_grad():
         encoder.towers.sharpness.fill_(float("nan"))
     with pytest.raises(TrainingFailed, match="diverged in epoch 1; lower learning_rate"):
-        learner.run_epoch()
+        learning.learn(Learner(encoder, split), split, run)
 
 
 def test_every_training_event_is_a_target_once_and_sees_what_came_before() -> None:
@@ -300,7 +300,7 @@ def test_every_training_event_is_a_target_once_and_sees_what_came_before() -> No
     rng = np.random.default_rng(0)
     found: list[tuple[int, int, tuple[int, ...]]] = []
     for spans in batches.plan(split, targets=7, windows=4, rng=rng):
-        batch = batches.gather(split, spans, history=12)
+        batch = batches.gather(data, spans, history=12)
         for row, user in enumerate(batch.user):
             for seen, target in zip(batch.seen[row], batch.target[row], strict=True):
                 if target >= 0:
@@ -319,7 +319,9 @@ def encoder_of(data: Dataset, **config: object) -> RetrievalFormer:
     split = dataset.leave_one_out(data)
     options = retrievalformer.Config(**{**SMALL, "noise": 0.0, "dropout": 0.0, **config})  # type: ignore[arg-type]
     run = Run(seed=0, device="cpu", checkpoint=None, progress=lambda _: None)
-    return learning.learn(options, split, run)[0]
+    learner = Learner.untrained(options, split, "cpu")
+    learning.learn(learner, split, run)
+    return learner.encoder
 
 
 def test_training_sees_exactly_what_serving_sees(data: Dataset) -> None:
@@ -327,11 +329,11 @@ def test_training_sees_exactly_what_serving_sees(data: Dataset) -> None:
     encoder = encoder_of(data, epochs=1)
     split = dataset.leave_one_out(data)
     spans = next(batches.plan(split, targets=5, windows=4, rng=np.random.default_rng(1)))
-    batch = batches.gather(split, spans, history=6)
+    batch = batches.gather(data, spans, history=6)
     catalogue = evaluate._Catalogue(encoder, data.items)
     with torch.inference_mode():
         vectors = encoder.towers.items(encoder.item_entities(data.items))
-        history = retrievalformer._history(
+        history = model.history_of(
             batch, vectors[torch.as_tensor(batch.item)], encoder.fitted.values
         )
         profiles = encoder.user_entities([data.user_records[int(u)] for u in batch.user])
@@ -346,6 +348,16 @@ def test_training_sees_exactly_what_serving_sees(data: Dataset) -> None:
             np.testing.assert_allclose(packed[row, place], np.asarray(query.values), atol=2e-5)
             checked += 1
     assert checked > 8
+
+
+def test_validation_ranks_as_serving_does(data: Dataset) -> None:
+    split = dataset.leave_one_out(data)
+    encoder = encoder_of(data, epochs=2)
+    served = evaluate.rank_with(encoder, split, split.test)
+    scored = evaluate.rank_by(Learner(encoder, split).scorer(), data, split.test)
+    np.testing.assert_array_equal(scored.users, served.users)
+    np.testing.assert_allclose(scored.masked, served.masked, atol=1)  # sums in another order
+    assert np.mean(scored.masked == served.masked) > 0.95
 
 
 def test_a_sample_of_a_large_catalogue_trains_towards_the_same_answer(tmp_path: Path) -> None:
@@ -371,7 +383,7 @@ def test_the_sampled_loss_is_near_the_exact_one() -> None:
     profiles = encoder.user_entities(data.user_records)
     share = torch.as_tensor(evaluate.popularity(split) / batches.count(split))
     spans = next(batches.plan(split, targets=25, windows=16, rng=np.random.default_rng(0)))
-    batch = batches.gather(split, spans, history=50)
+    batch = batches.gather(data, spans, history=50)
     mine = profiles.take(torch.as_tensor(batch.user))
     with torch.inference_mode():
         exact = float(towers.loss(batch, catalogue, mine, share))
@@ -414,6 +426,19 @@ def test_ranks_are_counted_by_hand() -> None:
     assert unmasked.tolist() == [4, 3]  # the second: one better, two equal besides itself
     assert masked.tolist() == [2, 1.5]
     assert evaluate.gains(np.asarray([1.0, 3.0, 30.0]), 20).tolist() == [1.0, 0.5, 0.0]
+
+
+def test_a_paired_interval_covers_the_difference_and_knows_the_pairs() -> None:
+    rng = np.random.default_rng(0)
+    theirs = rng.integers(0, 2, 400).astype(np.float64)
+    same = evaluate.paired_interval(theirs, theirs)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    better = np.where(rng.random(400) < 0.2, 1.0, theirs)
+    found = evaluate.paired_interval(better, theirs)
+    assert found.mean == pytest.approx(better.mean() - theirs.mean())
+    assert found.low < found.mean < found.high
+    assert found.low > 0
+    assert found == evaluate.paired_interval(better, theirs), "seeded"
 
 
 def test_asking_fewer_users_asks_the_same_ones_each_time() -> None:
