@@ -27,7 +27,7 @@ from chaos_servers import Broker, Crew, Held
 OFTEN_S, SELDOM_S = (0.8, 2.0), (1.5, 3.5)  # from one fault to the next
 LOOK_S = 0.1
 PAST_LEASE_S = (0.5, 2.0)  # how much longer than a lease a process is stopped
-OUTAGE_S = (1.0, 5.0)
+OUTAGE_S = (0.5, 3.0)
 ORDER_S = 6.0  # until an order that nobody took is withdrawn
 MOMENTS = [
     (step, when)
@@ -186,7 +186,7 @@ class Storm:
 
     def broker_restarted(self) -> Fault:
         self.scene.broker.kill()
-        yield self.rng.uniform(*OUTAGE_S) / 2
+        yield self.rng.uniform(*OUTAGE_S)
         self.scene.broker.begin()
         deadline = time.monotonic() + chaos_servers.START_S
         while not live.answers(self.scene.broker.url):
