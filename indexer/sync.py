@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -92,9 +92,10 @@ def drain(
 ) -> Report:
     """Route what is committed and work until no entry of the index (None: of any active index) is
     due, or no batch more once `slice_s` seconds have passed, or until `stop` is set, which gives
-    the current batch back. Indexes take turns, a batch
-    each. An index whose store, collection or encoder is not available is left alone, its leases
-    given back, and named in `report.outages`. Raises DatabaseError only."""
+    the current batch back. Indexes take turns, a batch each; a building index comes after the live
+    ones of its queue, whichever was asked for. An index whose store, collection or encoder is not
+    available is left alone, its leases given back, and named in `report.outages`. Raises
+    DatabaseError only."""
     drain = _Drain(
         engine=engine,
         store=store,
@@ -126,14 +127,11 @@ class _Drain:
             with self.report.stage("route"):
                 moved = changes.route(self.engine, limit=self.settings.route_items)
             self.report.routed += moved
-            due = [
-                index
-                for index in indexes.due(self.engine)
-                if index.id not in self.left_alone and index_id in {None, index.id}
-            ]
-            if not due and not moved:
+            due = [one for one in indexes.due(self.engine) if one.id not in self.left_alone]
+            asked = [one for one in due if index_id in {None, one.id}]
+            if not asked and not moved:
                 return
-            for index in due:
+            for index in (*_before(asked, due), *asked):
                 self.counted_turn(index)
 
     def counted_turn(self, index: Index) -> None:
@@ -283,6 +281,13 @@ class _Drain:
 
 class _Stopped(Exception):
     """Give the batch back."""
+
+
+def _before(asked: Sequence[Index], due: Sequence[Index]) -> list[Index]:
+    """Live indexes that have a batch before these do: where all workers are at a backfill, a fresh
+    change of what is being asked waits for one batch, not for a worker to be free."""
+    queues = {one.queue for one in asked if one.state == "building"}
+    return [one for one in due if one.state == "live" and one.queue in queues and one not in asked]
 
 
 def _record(task: Task) -> ItemRecord:

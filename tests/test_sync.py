@@ -490,6 +490,24 @@ def test_a_second_index_is_built_by_the_same_drain_and_promoted(world: World) ->
     world.assert_agrees(201, second)
 
 
+def test_a_fresh_change_of_the_live_index_waits_for_one_batch_of_a_backfill(world: World) -> None:
+    world.insert(*(f"k{n}" for n in range(700)))
+    world.drain()
+    reindex.promote(world.engine, world.store, world.index.id)
+    fresh_at: list[bool] = []
+
+    def before(_: object) -> None:
+        if not fresh_at:
+            world.insert("fresh")
+        fresh_at.append("fresh" in world.store.fetch(world.index.ref, ["fresh"]))
+
+    second = build(world, HashingEncoder(salt="2", before=before), "e2")
+    world.drain(index_id=second.id)
+    assert fresh_at[:2] == [False, True]
+    world.assert_agrees(701)
+    world.assert_agrees(701, second)
+
+
 def test_a_backfill_goes_on_where_it_was_interrupted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
