@@ -1,0 +1,363 @@
+"""Everything that a history happens to: users, workers, the ledger, a store, and the oracle.
+
+The verbs here are what the machine does at random and what the scenarios of the mutants do in a
+given order. All of them run the real code; `settle` lets everything come to rest, `check` compares
+every index with the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import psycopg
+import sqlalchemy as sa
+from hashing import HashingEncoder, info
+from proof import baton, seams
+from proof.baton import Process
+from proof.clock import Clock
+from proof.oracle import Change, Oracle
+from proof.users import CATALOG, CREATE, User
+
+from indexer import catalog, changes, database, entries, indexes, reindex, sync
+from indexer.catalog import spec
+from indexer.errors import DatabaseError, IndexStateError, StoreError
+from indexer.indexes import Index
+from indexer.settings import Settings
+from indexer.stores import KEY_FIELD, StoredPoint
+from indexer.stores.edge import EdgeStore
+from indexer.stores.qdrant import QdrantStore
+from indexer.towers import Towers
+
+ALIAS = "films"
+KEYS = ("a", "b", "c", "d")
+SALTS = {"one": "", "two": "other ", "three": "third "}  # encoders, and what tells them apart
+LEASE_S, STORE_TIMEOUT_S = 3_600, 600  # real time never matters
+FILL_KEYS = 2  # keys of one backfill transaction
+
+EXPECTED = (DatabaseError, StoreError, IndexStateError)  # what processes may end with
+
+
+class World:
+    """One database and one store, used by one history after another."""
+
+    def __init__(self, url: str, folder: Path, store: EdgeStore | QdrantStore) -> None:
+        self.engine = database.engine(url)
+        self.store = seams.GatedStore(store, volatile=isinstance(store, EdgeStore))
+        self.clock = Clock()
+        self.settings = Settings.model_validate(
+            {
+                "data_dir": folder,
+                "database_url": url,
+                "lease_s": LEASE_S,
+                "store_timeout_s": STORE_TIMEOUT_S,
+                "batch_s": 60,
+                "max_attempts": 2,
+                "backoff_s": 0,
+            }
+        )
+        self.towers = Towers(self.settings)
+        for name, salt in SALTS.items():
+            self.towers.add(name, HashingEncoder(salt=salt))
+        with psycopg.connect(url) as connection:
+            connection.execute(CREATE)
+        self.users = [User(connection=psycopg.connect(url)) for _ in range(2)]
+        catalog.attach(self.engine, spec.parse(CATALOG, name="films"))
+        self.oracle = Oracle()
+        self.processes: dict[str, Process] = {}
+
+    def close(self) -> None:
+        self.stop()
+        for user in self.users:
+            user.connection.close()
+        self.engine.dispose()
+
+    @contextmanager
+    def instrumented(self) -> Iterator[None]:
+        """The seams are open, time stands under control, backfills have small chunks."""
+        with ExitStack() as stack:
+            stack.enter_context(seams.installed(self.engine))
+            stack.enter_context(mock.patch.object(entries, "time", self.clock))
+            stack.enter_context(mock.patch.object(entries, "DEATHS_TO_QUARANTINE", 10_000))
+            stack.enter_context(mock.patch.object(sync, "OUTAGE_PAUSE_S", float(LEASE_S)))
+            stack.enter_context(mock.patch.object(reindex, "FILL_KEYS", FILL_KEYS))
+            stack.enter_context(
+                mock.patch.object(
+                    reindex.artifact, "describe", lambda uri: info(uri.removeprefix("memory://"))
+                )
+            )
+            yield
+
+    # -- a new history ----------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """No process is left, no transaction open, no request under way."""
+        for process in self.processes.values():
+            process.kill()
+        self.processes.clear()
+        for user in self.users:
+            user.rollback()
+        self.store.lose_unflushed()
+        self.store.late.clear()
+        self.store.down = False
+
+    def reset(self) -> None:
+        """No row, no change, one live index without a point."""
+        self.stop()
+        self.oracle.rows.clear()
+        self.sql("DELETE FROM public.films")
+        kept: Index | None = None
+        for index in indexes.active(self.engine):
+            if kept is None and index.backfill_done and index.collection in self.collections():
+                kept = index
+                continue
+            self._forget(index)
+        self.sql("DELETE FROM indexer.changes")
+        for table in ("rollouts", "verifications", "shadow_reads"):
+            self.sql(f"DELETE FROM indexer.{table}")
+        self.sql("DELETE FROM indexer.indexes WHERE state IN ('retired', 'failed')")
+        if kept is None:
+            kept = reindex.start(
+                self.engine, self.store, catalog_name="films", encoder_uri="memory://one"
+            )  # pyright: ignore[reportArgumentType]
+            for _ in reindex.fill(self.engine, kept):
+                pass
+        self.sql("DELETE FROM indexer.entries")
+        self._empty(kept)
+        self.store.point_alias(ALIAS, kept.collection)
+        indexes.make_live(self.engine, kept.id, ALIAS)
+        self.sql("UPDATE indexer.indexes SET standby_at = NULL, error = NULL")
+
+    def _forget(self, index: Index) -> None:
+        if self.store.aliases().get(ALIAS) == index.collection:
+            self.store.drop_alias(ALIAS)
+        indexes.retire(self.engine, index.id)
+        self.store.drop_collection(index.collection)
+
+    def _empty(self, index: Index) -> None:
+        """No point is left, not even a tombstone: with the engine's own verbs."""
+        ids = [index.ref.point_id(key) for key in KEYS]
+        real: Any = self.store.real
+        if isinstance(real, EdgeStore):
+            import qdrant_edge
+
+            real._shard(index.collection).update(qdrant_edge.UpdateOperation.delete_points(ids), [])
+        else:
+            real._client.delete(index.collection, ids)
+
+    # -- users ------------------------------------------------------------------------------
+
+    def commit(self, *changes: Change) -> None:
+        """One user's transaction, committed at once."""
+        self.users[0].rollback()
+        self.users[0].execute(changes)
+        self.users[0].commit(self.oracle)
+
+    def free(self, user: User, changes: Sequence[Change]) -> bool:
+        """Whether no statement would wait for the other user's open transaction."""
+        for other in self.users:
+            if other is not user and other.changes:
+                touched = {key for change in changes for key in change.touches}
+                if touched & other.holds or any(one.verb == "truncate" for one in changes):
+                    return False
+        return True
+
+    # -- workers ----------------------------------------------------------------------------
+
+    def worker(self, name: str, *, batch_items: int = 64) -> Process:
+        """A worker that will drain all indexes; it stands before its first step."""
+        chosen = self.settings.model_copy(update={"batch_items": batch_items})
+
+        def work() -> object:
+            return sync.drain(self.engine, self.store, self.towers, chosen)  # pyright: ignore[reportArgumentType]
+
+        return self._start(name, work)
+
+    def admin(self, name: str, work: Callable[[], object]) -> Process:
+        return self._start(name, work)
+
+    def _start(self, name: str, work: Callable[[], object]) -> Process:
+        assert name not in self.processes, name
+        process = self.processes[name] = Process(name, work)
+        return process
+
+    def advance(self, name: str, gates: int) -> None:
+        """So many steps of this process, or to its end."""
+        process = self.processes[name]
+        for _ in range(gates):
+            if process.resume() is None:
+                break
+        self._judge(name)
+
+    def finish(self, name: str) -> None:
+        self.processes[name].finish()
+        self._judge(name)
+
+    def kill(self, name: str) -> None:
+        self.processes.pop(name).kill()
+
+    def _judge(self, name: str) -> None:
+        """A process that has ended is forgotten; it may have failed only as its like may fail."""
+        process = self.processes[name]
+        if process.at is None:
+            del self.processes[name]
+            if process.outcome is not None and not isinstance(process.outcome, EXPECTED):
+                raise process.outcome
+
+    def lease_runs_out(self, process: Process, *, noticed: bool) -> None:
+        """Its batch has been in its hands for longer than the lease; `noticed`: by its clock too."""
+        self.sql(
+            "UPDATE indexer.entries SET lease_until = now() - interval '1 second'"
+            " WHERE fence = :fence AND lease_until IS NOT NULL",
+            fence=process.fence,
+        )
+        if noticed:
+            process.behind_s -= LEASE_S + 1
+
+    def time_passes(self, seconds: float) -> None:
+        with database.begin(self.engine) as connection:
+            self.clock.pass_for(connection, seconds)
+
+    def route(self, limit: int = 100) -> int:
+        return changes.route(self.engine, limit=limit)
+
+    def power_cut(self) -> None:
+        """Every process is gone, and what the store had not made durable with them."""
+        for process in self.processes.values():
+            process.kill()
+        self.processes.clear()
+        self.store.lose_unflushed()
+
+    def late_request_arrives(self, number: int = 0) -> None:
+        self.store.late.pop(number)()
+
+    # -- rest and judgement -----------------------------------------------------------------
+
+    def settle(self, *, last_steps: int | None = None, after: bool = False) -> None:
+        """Every process has finished, or died after so many steps more; every late request has
+        arrived, every lease is over, and the ledger is worked off: all agrees with the oracle. With
+        `after` the last steps and requests come when all that is done, and again all agrees."""
+        self.store.down = False
+        for user in self.users:
+            user.rollback()
+        if not after:
+            self.end(last_steps)
+        self.complete_backfills()
+        self.drain()
+        self.check()
+        if after and (self.processes or self.store.late):
+            self.end(last_steps)
+            self.drain()
+            self.check()
+
+    def end(self, last_steps: int | None) -> None:
+        """No process is left and no request under way."""
+        self.late_requests_arrive()
+        for name in sorted(self.processes):
+            if last_steps is None:
+                self.finish(name)
+                continue
+            self.advance(name, last_steps)
+            if name in self.processes:
+                self.kill(name)
+        self.late_requests_arrive()
+
+    def late_requests_arrive(self) -> None:
+        while self.store.late:
+            self.late_request_arrives()
+
+    def complete_backfills(self) -> None:
+        """What an admin does about a build that died: goes on with it, or gives it up where not
+        even its collection was made."""
+        for index in indexes.active(self.engine):
+            if index.collection not in self.collections():
+                indexes.retire(self.engine, index.id)
+            elif not index.backfill_done:
+                for _ in reindex.fill(self.engine, index):
+                    pass
+
+    def drain(self) -> None:
+        """Leases and pauses are over, and one drain has worked all of it off."""
+        self.time_passes(2 * LEASE_S)
+        report = sync.drain(self.engine, self.store, self.towers, self.settings)  # pyright: ignore[reportArgumentType]
+        assert not report.outages, report.outages
+        self.store.apply()
+
+    def check(self) -> None:
+        """Every index that is building, live or standby equals the oracle; so does its ledger."""
+        for index in indexes.active(self.engine):
+            ledger = {row.item_key: row for row in self._ledger(index)}
+            points = self._points(index)
+            for key in sorted({*self.oracle.rows, *ledger, *points}):
+                problem = self._problem(index, ledger.get(key), points.get(key), key)
+                assert problem is None, f"index {index.id} ({index.state}), item {key!r}: {problem}"
+        self.check_alias()
+
+    def check_alias(self) -> None:
+        """The alias names a collection that exists and is not retired."""
+        named = self.store.aliases().get(ALIAS)
+        active = [index.collection for index in indexes.active(self.engine)]
+        assert named in active, f"the alias names {named!r}; active are {active}"
+        assert named in self.collections(), f"the alias names {named!r}, which does not exist"
+
+    def _problem(
+        self, index: Index, entry: sa.Row[Any] | None, point: StoredPoint | None, key: str
+    ) -> str | None:
+        row = self.oracle.rows.get(key)
+        if row is None:
+            if point is not None:
+                return f"a ghost: no such row, but the point {point.payload}"
+            return None if entry is None else _wrong_tombstone(entry)
+        if entry is None:
+            return "the ledger does not know it"
+        if row.poisonous:
+            return None if entry.quarantined else "poison that is not quarantined"
+        if entry.quarantined or entry.wanted != entry.written:
+            return f"not clean: {entry}"
+        if point is None:
+            return f"missing in the store; the ledger says {entry}"
+        if not entry.present or entry.content_hash != row.content_hash:
+            return f"the ledger is wrong: {entry}"
+        if entry.payload_hash != row.payload_hash:
+            return f"the ledger has another payload: {entry}"
+        shown = {name: value for name, value in point.payload.items() if name[0] != "_"}
+        if shown != row.payload or point.payload[KEY_FIELD] != key:
+            return f"stale payload: {point.payload} instead of {row.payload}"
+        if point.payload.get("_content") != row.content_hash.hex():
+            return f"the point was made of other features: {point.payload}"
+        if int(str(point.payload["_fence"])) > entry.fence:
+            return f"the point has a later fence than the ledger: {point.payload}, {entry}"
+        expected = self.oracle.vector(row, SALTS[index.encoder_id])
+        if expected is None or not np.allclose(point.vectors["hashing"], expected, atol=1e-5):
+            return f"stale vector under the payload {point.payload}"
+        return None
+
+    def _ledger(self, index: Index) -> Sequence[sa.Row[Any]]:
+        with database.begin(self.engine) as connection:
+            return connection.execute(
+                sa.text("SELECT * FROM indexer.entries WHERE index_id = :id"), {"id": index.id}
+            ).all()
+
+    def _points(self, index: Index) -> dict[str, StoredPoint]:
+        pages = self.store.scroll(index.ref, vectors=["hashing"])
+        return {point.key: point for page in pages for point in page}
+
+    def collections(self) -> list[str]:
+        return self.store.collections()
+
+    def sql(self, statement: str, **parameters: object) -> None:
+        with database.begin(self.engine) as connection:
+            connection.execute(sa.text(statement), parameters)
+
+
+def _wrong_tombstone(entry: sa.Row[Any]) -> str | None:
+    if entry.present or entry.wanted != entry.written or entry.quarantined:
+        return f"a deleted item that the ledger is not done with: {entry}"
+    return None
+
+
+__all__ = ["ALIAS", "KEYS", "LEASE_S", "World", "baton"]
