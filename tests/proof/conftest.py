@@ -1,11 +1,12 @@
-"""A world for each store."""
+"""A world for each store, used by one history after another."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from proof.world import World
@@ -14,18 +15,20 @@ from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
 
 
-@pytest.fixture(params=["edge", "qdrant"])
-def world(request: pytest.FixtureRequest, database_url: str) -> Iterator[World]:
+@pytest.fixture(params=["edge", "qdrant"], scope="module")
+def world(
+    request: pytest.FixtureRequest, postgres_url: str, databases: Callable[[str], Any]
+) -> Iterator[World]:
     """In memory where the machine has a file system for it: Edge syncs some twenty files."""
     shared = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None, prefix="twinspan-"))
     store = EdgeStore(folder / "edge") if request.param == "edge" else QdrantStore.in_memory()
-    made = World(database_url, folder, store)
+    url = databases(postgres_url).create()
+    made = World(url, folder, store)
     try:
-        with made.instrumented():
-            made.reset()
-            yield made
+        yield made
     finally:
         made.close()
         store.close()
         shutil.rmtree(folder)
+        databases(postgres_url).drop(url)

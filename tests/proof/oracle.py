@@ -20,12 +20,11 @@ POISON = "POISON"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of the catalog's table. `title` is what the tower reads, `year` is payload only, `note`
-    is not watched."""
+    """A row of the catalog's table. `title` is what the tower reads, `year` is payload only; a third
+    column, `note`, is not watched."""
 
     title: str
     year: int | None = None
-    note: str = ""
 
     @property
     def poisonous(self) -> bool:
@@ -57,7 +56,7 @@ Rows = dict[str, Row]
 class Change:
     """One statement of a user: what it does to the rows, and its SQL."""
 
-    verb: str  # insert update touch delete truncate copy rename upsert
+    verb: str  # insert copy upsert update date touch delete truncate rename
     keys: tuple[str, ...] = ()
     row: Row = field(default_factory=lambda: Row(title="red"))
     to: str = ""  # the new key of a rename
@@ -71,9 +70,11 @@ class Change:
                 rows.update({key: self.row for key in self.keys})
             case "update":
                 rows.update({key: self.row for key in self.keys if key in rows})
+            case "date":
+                known = [key for key in self.keys if key in rows]
+                rows.update({key: replace(rows[key], year=self.row.year) for key in known})
             case "touch":
-                changed = {key: replace(rows[key], note=self.row.note + "!") for key in self.keys if key in rows}
-                rows.update(changed)
+                pass  # of a column that nobody watches
             case "delete":
                 for key in self.keys:
                     rows.pop(key, None)

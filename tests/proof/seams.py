@@ -43,6 +43,8 @@ def _wrapped(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **named: Any) -> Any:
         process = baton.gate(name)
         fault = process.take_fault("database") if process else None
+        if process and name == "route":
+            process.fence = None  # it begins a turn
         if fault == "refused":
             raise DatabaseUnavailable("the proof refused the statement")
         if fault == "cut" and process:
@@ -66,6 +68,23 @@ def _remembering_the_fence(claim: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _dying(fill: Callable[..., Any]) -> Callable[..., Any]:
+    """No gate: it is in the middle of a transaction. A process may die right before or after."""
+
+    @functools.wraps(fill)
+    def call(*arguments: Any, **named: Any) -> Any:
+        process = baton.current()
+        fault = process.take_fault("fill") if process else None
+        if fault == "killed":
+            raise baton.Killed
+        result = fill(*arguments, **named)
+        if fault == "killed after":
+            raise baton.Killed
+        return result
+
+    return call
+
+
 def _of_the_ledger() -> Iterator[tuple[ModuleType, str]]:
     """Every public function of `entries` that opens a transaction of its own."""
     for name, function in inspect.getmembers(entries, inspect.isfunction):
@@ -85,6 +104,7 @@ def installed(engine: sa.Engine) -> Iterator[None]:
             mock.patch.object(owner, name, _wrapped(name, getattr(owner, name)))
             for owner, name in seams
         ]
+        patches.append(mock.patch.object(entries, "fill", _dying(entries.fill)))
         cutting = _cutting(engine)
         sa.event.listen(engine, "before_cursor_execute", cutting)
         for patch in patches:
@@ -124,7 +144,7 @@ class GatedStore:
     def __init__(self, store: VectorStore, *, volatile: bool) -> None:
         self.real = store
         self.volatile = volatile
-        self.down = False
+        self.refusals = 0  # so many requests more do not reach it
         self.late: list[Callable[[], object]] = []
         self._unflushed: list[Callable[[], object]] = []
 
@@ -148,7 +168,8 @@ class GatedStore:
     def _call(self, name: str, verb: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         process = baton.gate(name)
         fault = process.take_fault("store") if process else None
-        if self.down and process:
+        if self.refusals and process:
+            self.refusals -= 1
             fault = "refused"
         request = functools.partial(verb, *arguments, **named)
         if fault is None:

@@ -57,12 +57,12 @@ class User:
 
 def _execute(connection: psycopg.Connection, change: Change) -> None:
     row, keys = change.row, list(change.keys)
-    values = (row.title, row.year, row.note)
+    values = (row.title, row.year)
     match change.verb:
         case "insert" | "upsert":
-            update = "UPDATE SET title = excluded.title, year = excluded.year, note = excluded.note"
+            update = "UPDATE SET title = excluded.title, year = excluded.year"
             connection.execute(
-                "INSERT INTO public.films SELECT id, %s, %s, %s FROM unnest(%s::text[]) AS id"
+                "INSERT INTO public.films SELECT id, %s, %s FROM unnest(%s::text[]) AS id"
                 f" ON CONFLICT (id) DO {update if change.verb == 'upsert' else 'NOTHING'}",
                 [*values, keys],
             )
@@ -70,12 +70,16 @@ def _execute(connection: psycopg.Connection, change: Change) -> None:
             _copy(connection, keys, values)
         case "update":
             connection.execute(
-                "UPDATE public.films SET title = %s, year = %s, note = %s WHERE id = ANY(%s)",
+                "UPDATE public.films SET title = %s, year = %s WHERE id = ANY(%s)",
                 [*values, keys],
+            )
+        case "date":
+            connection.execute(
+                "UPDATE public.films SET year = %s WHERE id = ANY(%s)", [row.year, keys]
             )
         case "touch":
             connection.execute(
-                "UPDATE public.films SET note = %s WHERE id = ANY(%s)", [row.note + "!", keys]
+                "UPDATE public.films SET note = coalesce(note, '') || '!' WHERE id = ANY(%s)", [keys]
             )
         case "delete":
             connection.execute("DELETE FROM public.films WHERE id = ANY(%s)", [keys])
@@ -95,7 +99,7 @@ def _copy(connection: psycopg.Connection, keys: Sequence[str], values: tuple[obj
     """COPY knows no conflicts, so only the keys that are not there."""
     found = connection.execute("SELECT id FROM public.films WHERE id = ANY(%s)", [list(keys)])
     known = {key for (key,) in found}
-    with connection.cursor().copy("COPY public.films FROM STDIN") as copy:
+    with connection.cursor().copy("COPY public.films (id, title, year) FROM STDIN") as copy:
         for key in keys:
             if key not in known:
                 copy.write_row((key, *values))

@@ -34,10 +34,17 @@ from indexer.stores.qdrant import QdrantStore
 from indexer.towers import Towers
 
 ALIAS = "films"
-KEYS = ("a", "b", "c", "d")
+KEYS = ("a", "b", "c")
 SALTS = {"one": "", "two": "other ", "three": "third "}  # encoders, and what tells them apart
 LEASE_S, STORE_TIMEOUT_S = 3_600, 600  # real time never matters
-FILL_KEYS = 2  # keys of one backfill transaction
+FILL_KEYS = 1  # keys of one backfill transaction
+
+FORGET_EVERYTHING = """
+    WITH rows AS (DELETE FROM public.films), changed AS (DELETE FROM indexer.changes),
+         ledger AS (DELETE FROM indexer.entries), rolled AS (DELETE FROM indexer.rollouts),
+         verified AS (DELETE FROM indexer.verifications), shadows AS (DELETE FROM indexer.shadow_reads)
+    DELETE FROM indexer.indexes WHERE state IN ('retired', 'failed')
+"""
 
 EXPECTED = (DatabaseError, StoreError, IndexStateError)  # what processes may end with
 
@@ -83,7 +90,7 @@ class World:
             stack.enter_context(seams.installed(self.engine))
             stack.enter_context(mock.patch.object(entries, "time", self.clock))
             stack.enter_context(mock.patch.object(entries, "DEATHS_TO_QUARANTINE", 10_000))
-            stack.enter_context(mock.patch.object(sync, "OUTAGE_PAUSE_S", float(LEASE_S)))
+            stack.enter_context(mock.patch.object(sync, "OUTAGE_PAUSE_S", LEASE_S / 20))
             stack.enter_context(mock.patch.object(reindex, "FILL_KEYS", FILL_KEYS))
             stack.enter_context(
                 mock.patch.object(
@@ -103,34 +110,27 @@ class World:
             user.rollback()
         self.store.lose_unflushed()
         self.store.late.clear()
-        self.store.down = False
+        self.store.refusals = 0
 
     def reset(self) -> None:
         """No row, no change, one live index without a point."""
         self.stop()
         self.oracle.rows.clear()
-        self.sql("DELETE FROM public.films")
         kept: Index | None = None
         for index in indexes.active(self.engine):
             if kept is None and index.backfill_done and index.collection in self.collections():
                 kept = index
                 continue
             self._forget(index)
-        self.sql("DELETE FROM indexer.changes")
-        for table in ("rollouts", "verifications", "shadow_reads"):
-            self.sql(f"DELETE FROM indexer.{table}")
-        self.sql("DELETE FROM indexer.indexes WHERE state IN ('retired', 'failed')")
+        self.sql(FORGET_EVERYTHING)
         if kept is None:
-            kept = reindex.start(
-                self.engine, self.store, catalog_name="films", encoder_uri="memory://one"
-            )  # pyright: ignore[reportArgumentType]
+            kept = self.reindex("one")
             for _ in reindex.fill(self.engine, kept):
                 pass
-        self.sql("DELETE FROM indexer.entries")
         self._empty(kept)
-        self.store.point_alias(ALIAS, kept.collection)
-        indexes.make_live(self.engine, kept.id, ALIAS)
-        self.sql("UPDATE indexer.indexes SET standby_at = NULL, error = NULL")
+        if kept.state != "live":
+            self.store.point_alias(ALIAS, kept.collection)
+            indexes.make_live(self.engine, kept.id, ALIAS)
 
     def _forget(self, index: Index) -> None:
         if self.store.aliases().get(ALIAS) == index.collection:
@@ -157,8 +157,22 @@ class World:
         self.users[0].execute(changes)
         self.users[0].commit(self.oracle)
 
-    def free(self, user: User, changes: Sequence[Change]) -> bool:
-        """Whether no statement would wait for the other user's open transaction."""
+    def go_on(self, number: int, changes: Sequence[Change], *, then: str) -> None:
+        """This user's transaction goes on with these, and then is left open or ends. Nothing happens
+        where a statement would have to wait for the other user."""
+        user = self.users[number]
+        if not self._free(user, changes):
+            return
+        if then == "roll back to savepoint":
+            user.undone(changes)
+        else:
+            user.execute(changes)
+        if then == "commit":
+            user.commit(self.oracle)
+        elif then == "roll back":
+            user.rollback()
+
+    def _free(self, user: User, changes: Sequence[Change]) -> bool:
         for other in self.users:
             if other is not user and other.changes:
                 touched = {key for change in changes for key in change.touches}
@@ -177,8 +191,24 @@ class World:
 
         return self._start(name, work)
 
+    # -- admins -----------------------------------------------------------------------------
+
     def admin(self, name: str, work: Callable[[], object]) -> Process:
         return self._start(name, work)
+
+    def reindex(self, encoder_id: str) -> Index:
+        return reindex.start(
+            self.engine,
+            self.store,  # pyright: ignore[reportArgumentType]
+            catalog_name="films",
+            encoder_uri=f"memory://{encoder_id}",
+        )
+
+    def fill(self, name: str, index: Index) -> Process:
+        return self._start(name, lambda: list(reindex.fill(self.engine, index)))
+
+    def promote(self, index: Index) -> None:
+        reindex.promote(self.engine, self.store, index.id)  # pyright: ignore[reportArgumentType]
 
     def _start(self, name: str, work: Callable[[], object]) -> Process:
         assert name not in self.processes, name
@@ -193,6 +223,12 @@ class World:
                 break
         self._judge(name)
 
+    def run_to(self, name: str, *gates: str) -> str | None:
+        """On to the next of these gates (past the one where it stands), or to its end."""
+        at = self.processes[name].run_to(*gates)
+        self._judge(name)
+        return at
+
     def finish(self, name: str) -> None:
         self.processes[name].finish()
         self._judge(name)
@@ -205,7 +241,9 @@ class World:
         process = self.processes[name]
         if process.at is None:
             del self.processes[name]
-            if process.outcome is not None and not isinstance(process.outcome, EXPECTED):
+            if process.outcome is not None and not isinstance(
+                process.outcome, (*EXPECTED, baton.Killed)
+            ):
                 raise process.outcome
 
     def lease_runs_out(self, process: Process, *, noticed: bool) -> None:
@@ -241,7 +279,7 @@ class World:
         """Every process has finished, or died after so many steps more; every late request has
         arrived, every lease is over, and the ledger is worked off: all agrees with the oracle. With
         `after` the last steps and requests come when all that is done, and again all agrees."""
-        self.store.down = False
+        self.store.refusals = 0
         for user in self.users:
             user.rollback()
         if not after:
@@ -290,18 +328,25 @@ class World:
     def check(self) -> None:
         """Every index that is building, live or standby equals the oracle; so does its ledger."""
         for index in indexes.active(self.engine):
-            ledger = {row.item_key: row for row in self._ledger(index)}
-            points = self._points(index)
-            for key in sorted({*self.oracle.rows, *ledger, *points}):
-                problem = self._problem(index, ledger.get(key), points.get(key), key)
-                assert problem is None, f"index {index.id} ({index.state}), item {key!r}: {problem}"
+            self.check_index(index)
         self.check_alias()
 
+    def check_index(self, index: Index) -> None:
+        ledger = {row.item_key: row for row in self._ledger(index)}
+        points = self._points(index)
+        for key in sorted({*self.oracle.rows, *ledger, *points}):
+            problem = self._problem(index, ledger.get(key), points.get(key), key)
+            assert problem is None, f"index {index.id} ({index.state}), item {key!r}: {problem}"
+
     def check_alias(self) -> None:
-        """The alias names a collection that exists and is not retired."""
+        """The alias names the live index, and its collection exists."""
+        self.check_alias_of_the_store()
+        named, live = self.store.aliases()[ALIAS], indexes.live(self.engine, ALIAS)
+        assert named == live.collection, f"the alias names {named!r}, live is {live.collection!r}"
+
+    def check_alias_of_the_store(self) -> None:
+        """Queries are answered at any time: the alias names a collection that exists."""
         named = self.store.aliases().get(ALIAS)
-        active = [index.collection for index in indexes.active(self.engine)]
-        assert named in active, f"the alias names {named!r}; active are {active}"
         assert named in self.collections(), f"the alias names {named!r}, which does not exist"
 
     def _problem(
