@@ -2,10 +2,13 @@
 #
 # ARGS       arguments of `make chaos`
 # PYTHON     the interpreter to build .venv with (3.11 or newer)
+# PROCESSES  how many processes `make prove` uses; SEED  of its first round
 # PIP_ARGS   more arguments for pip, for instance an index that has torch's CPU builds
 
 PYTHON   ?= python3
 PIP_ARGS ?=
+PROCESSES ?= 2
+SEED     ?= 1
 VENV     := .venv
 BIN      := $(VENV)/bin
 READY    := $(VENV)/.ready
@@ -21,6 +24,9 @@ demo: $(READY) ## MovieLens-100K from an empty folder to living recommendations 
 
 test: $(READY) ## every test; needs no server, and uses those that answer on loopback
 	$(BIN)/python -m pytest
+
+prove: $(READY) ## 5,000 random histories against the oracle; goes on where it stopped (an hour)
+	$(BIN)/python tests/proof/prove.py --examples 5000 --processes $(PROCESSES) --seed $(SEED) --log .data/proved.jsonl
 
 check: $(READY) ## format, lint, types, layers, generated docs
 	$(BIN)/ruff format --check .

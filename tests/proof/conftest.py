@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proof.world import World
 
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
+from proof.world import World
 
 
 @pytest.fixture(params=["edge", "qdrant"], scope="module")

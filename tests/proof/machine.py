@@ -11,6 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
 from proof import seams
 from proof.baton import Process
 from proof.oracle import POISON, Change, Row

@@ -4,8 +4,8 @@ A mutant whose text is not found (or not once) is an error: the code has moved o
 """
 
 from __future__ import annotations
-
 import __future__ as futures
+
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
@@ -45,10 +45,13 @@ class Edit:
     def _function(self, function: FunctionType) -> FunctionType:
         source = self._replaced(textwrap.dedent(inspect.getsource(function)))
         code = compile(
-            source, f"<mutant of {function.__qualname__}>", "exec", futures.annotations.compiler_flag
+            source,
+            f"<mutant of {function.__qualname__}>",
+            "exec",
+            futures.annotations.compiler_flag,
         )
         made: dict[str, Any] = {}
-        exec(code, function.__globals__, made)  # noqa: S102 - our own source with one edit
+        exec(code, function.__globals__, made)
         return made[function.__name__]
 
 
@@ -179,7 +182,10 @@ MUTANTS = (
         name="all claims have the same fence",
         edits=(
             Edit(
-                owner=entries_sql, name="NEXT_FENCE", old="nextval('indexer.fences')", new="1::bigint"
+                owner=entries_sql,
+                name="NEXT_FENCE",
+                old="nextval('indexer.fences')",
+                new="1::bigint",
             ),
         ),
         scenario="an_item_changes",
@@ -219,7 +225,9 @@ MUTANTS = (
     Mutant(
         name="route does not bump wanted",
         edits=(
-            Edit(owner=changes, name="_ROUTE", old="wanted = e.wanted + 1", new="wanted = e.wanted"),
+            Edit(
+                owner=changes, name="_ROUTE", old="wanted = e.wanted + 1", new="wanted = e.wanted"
+            ),
         ),
         scenario="an_item_changes",
     ),

@@ -11,17 +11,18 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from hashing import HashingEncoder
+
 from encoders.errors import EncodeFailed
 from encoders.types import FloatArray, ItemRecord
-from hashing import HashingEncoder
 
 POISON = "POISON"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of the catalog's table. `title` is what the tower reads, `year` is payload only; a third
-    column, `note`, is not watched."""
+    """A row of the catalog's table. `title` is what the tower reads, `year` is payload only; a
+    third column, `note`, is not watched."""
 
     title: str
     year: int | None = None

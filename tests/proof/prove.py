@@ -33,14 +33,14 @@ import hypothesis  # noqa: E402 - after the path is set
 import psycopg  # noqa: E402
 from hypothesis import HealthCheck, Phase  # noqa: E402
 from hypothesis.stateful import run_state_machine_as_test  # noqa: E402
-from proof import baton, mutants  # noqa: E402
-from proof.machine import Proof  # noqa: E402
-from proof.world import World  # noqa: E402
 
 from indexer import database, schema  # noqa: E402
 from indexer.embedded import postgres  # noqa: E402
 from indexer.stores.edge import EdgeStore  # noqa: E402
 from indexer.stores.qdrant import QdrantStore  # noqa: E402
+from proof import baton, mutants  # noqa: E402
+from proof.machine import Proof  # noqa: E402
+from proof.world import World  # noqa: E402
 
 ROUND = 50  # examples
 STEPS = 60
@@ -155,15 +155,17 @@ def rounds(examples: int, seed: int, stores: tuple[str, ...], mutant: str) -> It
 def main() -> int:
     arguments = _arguments()
     log = Path(arguments.log)
+    log.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     known = {(line["seed"], line["store"], line["mutant"]) for line in done if not line["problem"]}
     stores = STORES if arguments.store == "both" else (arguments.store,)
     wanted = list(rounds(arguments.examples, arguments.seed, stores, arguments.mutant))
     left = [one for one in wanted if (one.seed, one.store, one.mutant) not in known]
     print(f"seed {arguments.seed}: {len(wanted)} rounds of {ROUND}, {len(left)} to go", flush=True)
-    with folder_in_memory() as folder, postgres.start(
-        folder / "pg", fsync=False, settings={"max_connections": "100"}
-    ) as server:
+    with (
+        folder_in_memory() as folder,
+        postgres.start(folder / "pg", fsync=False, settings={"max_connections": "100"}) as server,
+    ):
         lines = _in_turn([(server.url, one) for one in left], arguments.processes)
         failed = _report(lines, log, stop=not arguments.mutant)
     return 1 if failed else 0

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from proof.oracle import POISON, Change, Row
-from proof.world import LEASE_S, World
-
 from indexer import indexes
 from indexer.errors import IndexStateError
+from proof.oracle import POISON, Change, Row
+from proof.world import LEASE_S, World
 
 RED, BLUE = Row(title="red"), Row(title="blue")
 NEW_YEAR = Row(title="red", year=1999)

@@ -24,11 +24,11 @@ from typing import Any
 from unittest import mock
 
 import sqlalchemy as sa
-from proof import baton
 
 from indexer import catalog, changes, encoding, entries, indexes
 from indexer.errors import DatabaseUnavailable, StoreUnavailable
 from indexer.stores import VectorStore
+from proof import baton
 
 DATABASE_FAULTS = ("refused", "cut", "lost answer")
 STORE_FAULTS = ("refused", "lost answer", "half", "late")
@@ -89,9 +89,9 @@ def _of_the_ledger() -> Iterator[tuple[ModuleType, str]]:
     """Every public function of `entries` that opens a transaction of its own."""
     for name, function in inspect.getmembers(entries, inspect.isfunction):
         ours = function.__module__ == entries.__name__ and not name.startswith("_")
-        if ours and next(iter(inspect.signature(function).parameters), "") == "engine":
-            if name not in READS_OF_THE_LEDGER:
-                yield entries, name
+        first = next(iter(inspect.signature(function).parameters), "")
+        if ours and first == "engine" and name not in READS_OF_THE_LEDGER:
+            yield entries, name
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from proof import mutants, scenarios
 from proof.mutants import Mutant
 from proof.world import World

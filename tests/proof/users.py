@@ -1,4 +1,4 @@
-"""Two users of the catalog, each with a connection, and the oracle that follows what they commit."""
+"""Two users of the catalog, each with a connection; the oracle follows what they commit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import psycopg
+
 from proof.oracle import Change, Oracle
 
 CREATE = """
@@ -79,7 +80,8 @@ def _execute(connection: psycopg.Connection, change: Change) -> None:
             )
         case "touch":
             connection.execute(
-                "UPDATE public.films SET note = coalesce(note, '') || '!' WHERE id = ANY(%s)", [keys]
+                "UPDATE public.films SET note = coalesce(note, '') || '!' WHERE id = ANY(%s)",
+                [keys],
             )
         case "delete":
             connection.execute("DELETE FROM public.films WHERE id = ANY(%s)", [keys])

@@ -17,11 +17,6 @@ import numpy as np
 import psycopg
 import sqlalchemy as sa
 from hashing import HashingEncoder, info
-from proof import baton, seams
-from proof.baton import Process
-from proof.clock import Clock
-from proof.oracle import Change, Oracle
-from proof.users import CATALOG, CREATE, User
 
 from indexer import catalog, changes, database, entries, indexes, reindex, sync
 from indexer.catalog import spec
@@ -32,6 +27,11 @@ from indexer.stores import KEY_FIELD, StoredPoint
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
 from indexer.towers import Towers
+from proof import baton, seams
+from proof.baton import Process
+from proof.clock import Clock
+from proof.oracle import Change, Oracle
+from proof.users import CATALOG, CREATE, User
 
 ALIAS = "films"
 KEYS = ("a", "b", "c")
@@ -42,7 +42,8 @@ FILL_KEYS = 1  # keys of one backfill transaction
 FORGET_EVERYTHING = """
     WITH rows AS (DELETE FROM public.films), changed AS (DELETE FROM indexer.changes),
          ledger AS (DELETE FROM indexer.entries), rolled AS (DELETE FROM indexer.rollouts),
-         verified AS (DELETE FROM indexer.verifications), shadows AS (DELETE FROM indexer.shadow_reads)
+         verified AS (DELETE FROM indexer.verifications),
+         shadows AS (DELETE FROM indexer.shadow_reads)
     DELETE FROM indexer.indexes WHERE state IN ('retired', 'failed')
 """
 
@@ -158,8 +159,8 @@ class World:
         self.users[0].commit(self.oracle)
 
     def go_on(self, number: int, changes: Sequence[Change], *, then: str) -> None:
-        """This user's transaction goes on with these, and then is left open or ends. Nothing happens
-        where a statement would have to wait for the other user."""
+        """This user's transaction goes on with these, and then is left open or ends. Nothing
+        happens where a statement would have to wait for the other user."""
         user = self.users[number]
         if not self._free(user, changes):
             return
@@ -247,7 +248,8 @@ class World:
                 raise process.outcome
 
     def lease_runs_out(self, process: Process, *, noticed: bool) -> None:
-        """Its batch has been in its hands for longer than the lease; `noticed`: by its clock too."""
+        """Its batch has been in its hands for longer than the lease; `noticed`: by its own clock,
+        too."""
         self.sql(
             "UPDATE indexer.entries SET lease_until = now() - interval '1 second'"
             " WHERE fence = :fence AND lease_until IS NOT NULL",
