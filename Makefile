@@ -14,7 +14,7 @@ BIN      := $(VENV)/bin
 READY    := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix chaos bench docs clean
+.PHONY: help demo test fuzz check fix prove chaos bench docs clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ test: $(READY) ## every test; needs no server, and uses those that answer on loo
 
 prove: $(READY) ## 5,000 random histories against the oracle; goes on where it stopped (an hour)
 	$(BIN)/python tests/proof/prove.py --examples 5000 --processes $(PROCESSES) --seed $(SEED) --log .data/proved.jsonl
+
+fuzz: $(READY) ## the generated tests with twenty times as many cases (FUZZ=n for another factor)
+	TWINSPAN_TEST_FUZZ=$(or $(FUZZ),20) $(BIN)/python -m pytest tests/test_fuzz*.py
 
 check: $(READY) ## format, lint, types, layers, generated docs
 	$(BIN)/ruff format --check .

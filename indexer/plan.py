@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from indexer import wording
 from indexer.catalog import Item
 from indexer.entries import Claim
 
@@ -89,8 +90,8 @@ def _canonical(value: Mapping[str, object]) -> bytes:
             value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
         )
         return text.encode()
-    except (TypeError, UnicodeEncodeError) as cause:
-        raise ValueError(f"a field cannot be stored as JSON: {cause}") from cause
+    except (TypeError, ValueError, RecursionError) as cause:
+        raise ValueError(f"a field cannot be stored as JSON: {wording.line(cause)}") from cause
 
 
 def _digest(data: bytes) -> bytes:

@@ -6,10 +6,13 @@ servers is setting them, no code. `docs/settings.md` is generated from the descr
 
 from __future__ import annotations
 
+import difflib
+import os
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,16 +20,26 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from indexer import wording
 from indexer.errors import SettingsError
 
 SETTINGS_FILE = "twinspan.toml"
+PREFIX = "TWINSPAN_"
+OTHERS = ("TWINSPAN_TEST_", "TWINSPAN_FAULTS")  # variables of our own tests
+DATA_SETS = "TWINSPAN_DATA"  # a folder that tests and benchmarks read
+PROBLEMS_SHOWN = 10
+YEARS_S = 10 * 366 * 86_400.0
 
 
 class Settings(BaseSettings):
     """One value per knob; each description gives the unit and what too low and too high do."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TWINSPAN_", toml_file=SETTINGS_FILE, extra="forbid", frozen=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,  # as compose files leave variables
+        toml_file=SETTINGS_FILE,
+        extra="forbid",
+        frozen=True,
     )
 
     data_dir: Path = Field(
@@ -103,6 +116,7 @@ class Settings(BaseSettings):
     tombstone_s: float = Field(
         default=86_400,
         ge=60,
+        le=YEARS_S,
         description="Seconds that a deleted item's ledger row is kept. Keep it far above lease_s.",
     )
     standby_s: float = Field(
@@ -205,14 +219,22 @@ class Settings(BaseSettings):
         le=60_000,
         description="Milliseconds within which 95% of single queries to a new index must answer.",
     )
-    device: str = Field(default="cpu", description="Where towers run: cpu, cuda, cuda:1, mps.")
+    device: str = Field(
+        default="cpu",
+        pattern=r"^[a-z]+(:[0-9]{1,4})?$",
+        description="Where towers run: cpu, cuda, cuda:1, mps.",
+    )
     torch_threads: int = Field(
         default=1,
         ge=1,
         le=256,
         description="torch threads of each worker process. More than one rarely pays on CPU.",
     )
-    http_host: str = Field(default="127.0.0.1", description="Address that `twinspan up` serves on.")
+    http_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,  # empty would mean every address of the machine
+        description="Address that `twinspan up` serves on.",
+    )
     http_port: int = Field(
         default=7700, ge=0, le=65_535, description="Port that `twinspan up` serves on; 0: any."
     )
@@ -227,6 +249,20 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator(
+        "database_url", "qdrant_url", "qdrant_api_key", "broker_url", "encoders_uri", mode="before"
+    )
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _names_a_folder(cls, folder: Path) -> Path:
+        if "\0" in str(folder):
+            raise ValueError("a folder's name has no NUL")
+        return folder
 
     @model_validator(mode="after")
     def _lease_outlasts_the_store(self) -> Self:
@@ -254,15 +290,38 @@ class Settings(BaseSettings):
 
 def load(**overrides: Any) -> Settings:
     """Read the settings. Raises SettingsError that names the setting and what it must be."""
+    _check_environment()
     try:
         return Settings(**overrides)
     except ValidationError as cause:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
-            for error in cause.errors(include_input=False)
-        )
+        problems = "; ".join(map(_problem, cause.errors(include_input=False)[:PROBLEMS_SHOWN]))
         raise SettingsError(
             f"settings: {problems}. See `twinspan settings` for names, units and bounds."
         ) from cause
-    except ValueError as cause:  # not TOML
-        raise SettingsError(f"{SETTINGS_FILE}: {cause}") from cause
+    except (ValueError, OSError, RecursionError) as cause:  # not TOML, not UTF-8, not a file
+        raise SettingsError(f"{SETTINGS_FILE}: {wording.line(cause)}") from cause
+
+
+def _problem(error: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{wording.short(name)} is no setting.{_near(name, list(Settings.model_fields))}"
+    return f"{name}: {error['msg'].removeprefix('Value error, ')}" if name else error["msg"]
+
+
+def _check_environment() -> None:
+    """A misspelt variable would leave a default in force, and nobody would know."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    for variable in os.environ:
+        name = variable.upper()
+        if name in (*known, DATA_SETS) or name.startswith(OTHERS) or not name.startswith(PREFIX):
+            continue
+        raise SettingsError(
+            f"{wording.short(variable)} is no setting.{_near(name, known)} Correct the variable, "
+            "or remove it; `twinspan settings` lists them all."
+        )
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name[: wording.LENGTH], known, n=1)
+    return f" Did you mean {near[0]}?" if near else ""

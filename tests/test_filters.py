@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from qdrant_client import models
 
-from indexer import filters
+from indexer import filters, wording
 from indexer.errors import FilterError, UsageError
 from indexer.filters import FieldKind, mapping
 
@@ -139,6 +138,10 @@ def not_chain(levels: int) -> Any:
         ({"genre": "x"}, "'genre'.*Did you mean 'genres'.*Filterable: any, genres"),
         ({"zzz": "x"}, "no field 'zzz'"),
         ({7: "x"}, "no field 7"),
+        ({10**5_000: "x"}, "no field <int>"),
+        ({"x" * 10**6: "x"}, "no field 'xxx"),
+        ({"year": {"x" * 10**6: 1}}, "is not an operator"),
+        ({"year": 10**5_000}, "64 bits"),
         ({"year": "1990"}, "'year'.*whole number.*str '1990'"),
         ({"year": True}, "'year'.*bool True"),
         ({"year": 1.5}, "'year'.*float 1.5"),
@@ -191,7 +194,7 @@ def not_chain(levels: int) -> Any:
         ("genres = 'x'", "mapping"),
         (models.FieldCondition(key="year", match=models.MatchValue(value=1)), r"Filter\(must"),
     ],
-    ids=lambda value: value if isinstance(value, str) else reprlib.repr(value),
+    ids=lambda value: value if isinstance(value, str) else wording.short(value),
 )
 def test_what_makes_no_sense_is_refused_by_name(where, says):
     with pytest.raises(FilterError, match=f"(?s){says}") as caught:

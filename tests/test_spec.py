@@ -134,6 +134,10 @@ GOOD: dict[str, Any] = {
 }
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"name": None}, r"name: .*string"),
+    ({"features": {"title": {"kind": "text", "from": ["doc", "a\0b"]}}}, r"from\[1\] holds NUL"),
+    ({"key": "\ud800"}, r"the description\.key holds half of a surrogate pair"),
+    ({"table": "x" * 301}, r"table: 'xxx.*' is not the name of a table"),
+    ({"returned": [[[[[[[[[["a"]]]]]]]]]]}, r"nested more than 8 levels"),
     ({"name": "a/b"}, r"name: use up to 100 letters"),
     ({"name": ""}, r"name: use up to 100 letters"),
     ({"table": "a.b.c"}, r"table: 'a\.b\.c' is not the name of a table"),

@@ -166,6 +166,14 @@ def execute(connection: sa.Connection, sql: str) -> sa.CursorResult[tuple[object
     return connection.exec_driver_sql(sql.replace("%", "%%"))
 
 
+def probe(connection: sa.Connection, sql: str) -> sa.CursorResult[tuple[object, ...]]:
+    """A query's columns, without its rows. PostgreSQL refuses it when it is more than one query:
+    with a parameter there can be no second statement, without one the query can name none."""
+    escaped = sql.replace("%", "%%")
+    connection.exec_driver_sql(f"{escaped} LIMIT %(rows)s", {"rows": 0})
+    return execute(connection, f"{sql} LIMIT 0")
+
+
 def near(name: str, known: Sequence[str]) -> str:
     """A hint for a message: the names that come nearest, or those that there are."""
     found = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

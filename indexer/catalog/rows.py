@@ -15,21 +15,18 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from reprlib import Repr
 from typing import NamedTuple, cast
 
+from indexer import wording
 from indexer.catalog.spec import CatalogSpec, Source
 
 INT64 = 2**63
+DIGITS_MAX = 4_000  # of a whole number
 
 _NOT_FINITE = ("nan", "inf", "-inf", "infinity", "-infinity")
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs: not UTF-8
 _ESCAPED = re.compile(r"\\u(0000|[dD][89a-fA-F])")
 _TRUE, _FALSE = ("true", "t", "yes", "on", "1"), ("false", "f", "no", "off", "0")
-
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = 60
-_SHORT.maxlist = _SHORT.maxdict = 3
 
 Value = object
 Fields = dict[str, object]
@@ -105,7 +102,7 @@ def _typed(row: Sequence[Value], wanted: Sequence[Field], part: str) -> Fields:
         try:
             found = read(value)
         except WrongValue as cause:
-            raise WrongValue(f"{part}.{name}: {_SHORT.repr(value)} is not {cause}") from None
+            raise WrongValue(f"{part}.{name}: {wording.short(value)} is not {cause}") from None
         if found is not None:
             typed[name] = found
     return typed
@@ -117,13 +114,25 @@ def _both(lat: Value, lon: Value) -> Value:
 
 def _values(documents: Sequence[str | None]) -> list[Value]:
     try:
-        parsed = [json.loads(document or "[]") for document in documents]
+        parsed = [json.loads(document or "[]", parse_int=_digits) for document in documents]
+    except WrongValue:
+        raise
     except (ValueError, RecursionError) as cause:
         raise WrongValue(f"the row cannot be read as JSON: {cause}") from cause
     values = [value for document in parsed for value in document]
     if any(document and "\\u" in document and _ESCAPED.search(document) for document in documents):
         values = [_storable(value) for value in values]
     return values
+
+
+def _digits(text: str) -> int:
+    """Python reads no integer that is longer, lest it take minutes."""
+    if len(text) > DIGITS_MAX:
+        raise WrongValue(
+            f"the row has a number of {len(text):,} digits ({text[:20]}…); "
+            f"the most that can be read is {DIGITS_MAX:,}"
+        )
+    return int(text)
 
 
 def _storable(value: Value) -> Value:
@@ -182,9 +191,13 @@ def _number(value: Value) -> float | None:
         raise WrongValue("a number")
     try:
         number = float(value)
-    except (ValueError, OverflowError):
+    except OverflowError:
+        number = math.inf
+    except ValueError:
         raise WrongValue("a number") from None
-    return number if math.isfinite(number) else None
+    if not math.isfinite(number):  # NaN and Infinity arrive as text: this is 1e400
+        raise WrongValue("a number that 64 bits can hold")
+    return number
 
 
 def _integer(value: Value) -> int | None:

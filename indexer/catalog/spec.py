@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self, cast
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from encoders.types import Feature, FeatureKind
+from indexer import sayable, wording
 from indexer.errors import SpecError
 from indexer.filters import FieldKind
 
@@ -24,6 +25,12 @@ NAME = re.compile(
 )  # as `indexes.check_alias`: the default alias
 FIELD = re.compile(r"[^\W_][\w-]{0,62}")  # no dots: a field's name is one step of a payload path
 SPEC_BYTES = 1_000_000
+DEPTH_MAX = 8  # levels of tables and lists
+NAMES_MAX = 1_000  # features, filters, or returned fields: PostgreSQL's tables end at 1,600 columns
+TABLE_MAX = 300  # characters; PostgreSQL's names end at 63 bytes each
+PATH_MAX = 32  # keys of JSON into each other
+WATCHES_MAX = 100
+PROBLEMS_SHOWN = 10
 
 _IDENTIFIER = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^".\s][^".]*?))\s*(\.|\Z)')
 _PLAIN = re.compile(r'[^".\s](?:[^".]*[^".\s])?')
@@ -43,13 +50,13 @@ class TableName(NamedTuple):
         """From `table`, `schema.table`, or either part in double quotes. Raises ValueError."""
         parts: list[str] = []
         position, more = 0, True
-        while more and (found := _IDENTIFIER.match(text, position)):
+        while more and len(text) <= TABLE_MAX and (found := _IDENTIFIER.match(text, position)):
             quoted, plain, dot = found.groups()
             parts.append(quoted.replace('""', '"') if quoted else plain)
             position, more = found.end(), dot == "."
         if more or position != len(text) or len(parts) not in (1, 2) or "\0" in text:
             raise ValueError(
-                f"{text!r} is not the name of a table. Write table or schema.table, "
+                f"{wording.short(text)} is not the name of a table. Write table or schema.table, "
                 'names with dots or spaces in double quotes: "my schema"."my table"'
             )
         return cls(*(["public", *parts][-2:]))
@@ -178,6 +185,7 @@ class CatalogSpec(BaseModel):
         if not isinstance(given, Mapping):
             raise ValueError("the description is a table of names and values")
         raw = dict(cast("Mapping[str, Any]", given))
+        sayable.check(raw, depth_max=DEPTH_MAX, place="the description", nul=False)
         for part in ("features", "filters"):
             raw[part] = _expanded(raw.get(part, {}), part)
         raw["returned"] = _returned(raw)
@@ -205,13 +213,17 @@ class CatalogSpec(BaseModel):
     @field_validator("features", "filters", "returned")
     @classmethod
     def _have_names(cls, named: dict[str, Source]) -> dict[str, Source]:
+        if len(named) > NAMES_MAX:
+            raise ValueError(f"{len(named):,} names; the most is {NAMES_MAX:,}")
         for name in named:
             if name.startswith("_"):
-                raise ValueError(f"{name!r}: names that begin with '_' are reserved; rename it")
+                raise ValueError(
+                    f"{wording.short(name)}: names that begin with '_' are reserved; rename it"
+                )
             if not FIELD.fullmatch(name):
                 raise ValueError(
-                    f"{name!r}: use letters, digits, '_' and '-', and write where the value lies "
-                    f'as {{ ..., from = "column.key" }}'
+                    f"{wording.short(name)}: use letters, digits, '_' and '-', and write where the "
+                    f'value lies as {{ ..., from = "column.key" }}'
                 )
         return named
 
@@ -226,6 +238,8 @@ class CatalogSpec(BaseModel):
                     f"returned.{name}: the filter of that name reads {field}, "
                     f"this one {self.returned[name]}; rename one of them"
                 )
+        if len(self.watch) > WATCHES_MAX:
+            raise ValueError(f"watch: {len(self.watch):,} tables; the most is {WATCHES_MAX}")
         tables = [watch.table for watch in self.watch]
         for table in tables:
             if tables.count(table) > 1:
@@ -246,8 +260,8 @@ def load(path: Path) -> CatalogSpec:
         ) from cause
     except UnicodeDecodeError as cause:
         raise SpecError(f"{path}: not UTF-8 at byte {cause.start}. Save it as UTF-8.") from cause
-    except tomllib.TOMLDecodeError as cause:
-        raise SpecError(f"{path}: not TOML: {cause}") from cause
+    except (ValueError, RecursionError) as cause:
+        raise SpecError(f"{path}: not TOML: {wording.line(cause)}") from cause
     return parse(raw, name=str(path))
 
 
@@ -262,8 +276,8 @@ def parse(raw: Mapping[str, object], *, name: str) -> CatalogSpec:
 def _problems(cause: ValidationError) -> list[str]:
     """Each as "field: what is wrong", one line."""
     said: list[str] = []
-    for error in cause.errors(include_input=False, include_url=False):
-        place = ".".join(str(part) for part in error["loc"])
+    for error in cause.errors(include_input=False, include_url=False)[:PROBLEMS_SHOWN]:
+        place = wording.line(".".join(str(part) for part in error["loc"]))
         what = error["msg"].removeprefix("Value error, ")
         if error["type"] == "missing":
             what = "missing; every catalog has name, table, key and [features]"
@@ -331,9 +345,9 @@ def _column_and_path(at: object, where: str) -> dict[str, Any]:
     elif isinstance(at, list):
         steps += cast("list[object]", at)
     names = [step for step in steps if isinstance(step, str) and step]
-    if not names or len(names) < len(steps):
+    if not names or len(names) < len(steps) or len(names) > PATH_MAX + 1:
         raise ValueError(
-            f'{where}: {at!r} is no place to read; write "column", "column.key" or '
+            f'{where}: {wording.short(at)} is no place to read; write "column", "column.key" or '
             '["column", "key"]'
         )
     return {"column": names[0], "path": names[1:]}

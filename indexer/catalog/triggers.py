@@ -19,6 +19,7 @@ What the function guarantees to the user's statement:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ CREATE OR REPLACE FUNCTION {schema}.{function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET jit = off{pins}
-AS $twinspan${body}$twinspan$
+AS ${tag}${body}${tag}$
 """
 
 # Each IF costs a microsecond in each transaction, so the way of a single row has two of them.
@@ -275,7 +276,15 @@ def _function(name: str, catalog_id: int, watch: Watch, event: Event, *, notify:
         touched=_touched(watch, event),
         notify=_NOTIFY.format(channel=CHANNEL, queued=queued) if notify else "",
     )
-    return _FUNCTION.format(schema=SCHEMA, function=name, pins=pins, body=text)
+    return _FUNCTION.format(
+        schema=SCHEMA, function=name, pins=pins, body=text, tag=_tag_beside(text)
+    )
+
+
+def _tag_beside(text: str) -> str:
+    """A tag for quoting the text that does not occur in it: names and expressions are users'."""
+    tags = (f"twinspan{number or ''}" for number in itertools.count())
+    return next(tag for tag in tags if f"${tag}" not in text)
 
 
 def _transition_table(event: Event) -> str:

@@ -115,14 +115,18 @@ def _watch_by_expression(
     connection: sa.Connection, relation: Relation, key: str, compared: tuple[str, ...]
 ) -> Watch:
     alias = relations.quoted(relation.name.name)
-    probe = f"SELECT ({key}\n) FROM {relations.quoted(relation.name)} AS {alias} LIMIT 0"
+    # In WHERE no aggregate, window function or set may stand; two columns fit there nowhere.
+    query = (
+        f"SELECT ({key}\n) FROM {relations.quoted(relation.name)} AS {alias} "
+        f"WHERE ({key}\n) IS NOT NULL"
+    )
     path = str(connection.scalar(sa.text("SHOW search_path")))
     set_path = sa.text("SELECT set_config('search_path', :path, true)")
     try:
         with connection.begin_nested():
             connection.execute(set_path, {"path": "pg_catalog, pg_temp"})
-            described = relations.execute(connection, probe).cursor
-            assert described is not None and described.description is not None, probe
+            described = relations.probe(connection, query).cursor
+            assert described is not None and described.description is not None, query
             oid = described.description[0][1]
             connection.execute(set_path, {"path": path})
     except exc.DBAPIError as cause:

@@ -72,7 +72,18 @@ def _as_kind(value: object, kind: FieldKind) -> Scalar | None:
         return None
     if kind == "integer":
         return int(value) if isinstance(value, int) or value.is_integer() else None
-    return float(value)
+    return _double(value)
+
+
+def _double(value: object) -> float | None:
+    """As stores keep a number: None for what is none, or is beyond a double's range."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _moment(value: str) -> datetime | None:
@@ -101,8 +112,8 @@ def _is_near(centre: Near, value: object) -> bool:
     if not isinstance(value, Mapping):
         return False
     place = cast("Mapping[str, object]", value)
-    lat, lon = place.get("lat"), place.get("lon")
-    if not isinstance(lat, int | float) or not isinstance(lon, int | float):
+    lat, lon = _double(place.get("lat")), _double(place.get("lon"))
+    if lat is None or lon is None:
         return False
     return distance_m(centre.lat, centre.lon, lat, lon) <= centre.within_m
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from indexer import wording
 from indexer.errors import FilterError
 from indexer.filters import values
 from indexer.filters.tree import (
@@ -49,7 +50,7 @@ class _Parser:
         entries = values.as_mapping(where)
         if not entries:
             raise FilterError(
-                f"a group's elements are non-empty mappings of fields, not {values.shown(where)}."
+                f"a group's elements are non-empty mappings of fields, not {wording.typed(where)}."
             )
         return joined([self._entry(key, value, depth) for key, value in entries.items()])
 
@@ -63,7 +64,7 @@ class _Parser:
         listed = values.as_list(of)
         if not listed:
             raise FilterError(
-                f"the group {name!r} takes a non-empty list of mappings, not {values.shown(of)}."
+                f"the group {name!r} takes a non-empty list of mappings, not {wording.typed(of)}."
             )
         elements = [self.mapping(each, depth=_deeper(depth)) for each in listed]
         if name == "all":
@@ -83,7 +84,11 @@ class _Parser:
         """A mapping under a field: each of its operators must hold."""
         unknown = [key for key in said if key not in OPERATORS]
         if unknown or not said:
-            problem = f"{unknown[0]!r} is not an operator" if unknown else "the condition is empty"
+            problem = (
+                f"{wording.short(unknown[0])} is not an operator"
+                if unknown
+                else "the condition is empty"
+            )
             raise FilterError(f"field {field!r}: {problem}. Operators: {', '.join(OPERATORS)}.")
         found: list[Filter] = []
         if bounds := {name: said[name] for name in BOUNDS if name in said}:
@@ -153,7 +158,7 @@ def _equals(given: list[object], field: str, kind: FieldKind) -> Filter:
 def _exists(value: object, field: str) -> Filter:
     if not isinstance(value, bool):
         raise FilterError(
-            f"field {field!r}: exists takes true or false, not {values.shown(value)}."
+            f"field {field!r}: exists takes true or false, not {wording.typed(value)}."
         )
     return Not(of=Missing(field=field)) if value else Missing(field=field)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
-import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import cast
 
+from indexer import wording
 from indexer.errors import FilterError
 from indexer.filters.tree import Bound, FieldKind, Range, Scalar
 
@@ -32,12 +32,13 @@ def kind_of(field: object, fields: Mapping[str, FieldKind]) -> tuple[str, FieldK
         return field, fields[field]
     if not fields:
         raise FilterError(
-            f"no field {field!r} to filter by: this catalog has no filterable fields."
+            f"no field {wording.short(field)} to filter by: this catalog has no filterable fields."
         )
-    near = difflib.get_close_matches(str(field), fields, n=1)
+    near = difflib.get_close_matches(wording.short(field).strip("'"), fields, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise FilterError(
-        f"no field {field!r} to filter by.{hint} Filterable: {', '.join(sorted(fields))}."
+        f"no field {wording.short(field)} to filter by.{hint} "
+        f"Filterable: {wording.listed(sorted(fields))}."
     )
 
 
@@ -73,24 +74,19 @@ def between(bounds: Mapping[str, object], field: str, kind: FieldKind) -> Range:
 def number(value: object, name: str, *, low: float, high: float) -> float:
     """A finite number within low and high."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise FilterError(f"{name} must be a number, not {shown(value)}.")
+        raise FilterError(f"{name} must be a number, not {wording.typed(value)}.")
     found = _finite(value, name, "float")
     if not low <= found <= high:
-        raise FilterError(f"{name} must lie between {low:g} and {high:g}, not {shown(value)}.")
+        raise FilterError(
+            f"{name} must lie between {low:g} and {high:g}, not {wording.typed(value)}."
+        )
     return found
 
 
 def wrong(value: object, field: str, kind: FieldKind) -> FilterError:
     return FilterError(
-        f"field {field!r} takes {kind} values: give {WANTED[kind]}, not {shown(value)}."
+        f"field {field!r} takes {kind} values: give {WANTED[kind]}, not {wording.typed(value)}."
     )
-
-
-def shown(value: object) -> str:
-    """The value for a message: its type, and its beginning where it is long or deep."""
-    return f"{type(value).__name__} {reprlib.repr(value)}".encode(
-        "ascii", "backslashreplace"
-    ).decode()
 
 
 def as_mapping(value: object) -> Mapping[object, object] | None:
@@ -113,7 +109,9 @@ def _text(value: str, field: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise FilterError(f"field {field!r}: {shown(value)} is not valid Unicode text.") from None
+        raise FilterError(
+            f"field {field!r}: {wording.typed(value)} is not valid Unicode text."
+        ) from None
     return value
 
 
@@ -124,7 +122,7 @@ def _is_whole(value: object) -> bool:
 def _integer(value: object, field: str) -> int:
     whole = int(value) if isinstance(value, int | float) else 0
     if not -INT64 <= whole < INT64:
-        raise FilterError(f"field {field!r}: {shown(value)} does not fit into 64 bits.")
+        raise FilterError(f"field {field!r}: {wording.typed(value)} does not fit into 64 bits.")
     return whole
 
 
@@ -134,7 +132,7 @@ def _finite(value: float, field: str, kind: FieldKind) -> float:
     except OverflowError:
         found = math.inf
     if not math.isfinite(found):
-        raise FilterError(f"field {field!r}: give {WANTED[kind]}, not {shown(value)}.")
+        raise FilterError(f"field {field!r}: give {WANTED[kind]}, not {wording.typed(value)}.")
     return found
 
 
@@ -158,7 +156,7 @@ def _bound(value: object, field: str, kind: FieldKind) -> Bound:
     if kind == "integer" and not isinstance(found, datetime) and abs(found) > EXACT_IN_DOUBLE:
         raise FilterError(
             f"field {field!r}: bounds of a range must lie within ±(2^53 - 1), where double "
-            f"precision is exact; {shown(value)} doesn't. Match such numbers by equality."
+            f"precision is exact; {wording.typed(value)} doesn't. Match such numbers by equality."
         )
     return found
 
@@ -204,5 +202,5 @@ def _refuse_reversed(found: Range, bounds: Mapping[str, object]) -> None:
         return
     open_end = found.gt is not None or found.lt is not None
     if not _not_above(low, high) or (low == high and open_end):
-        said = ", ".join(f"{name} {value}" for name, value in bounds.items())
+        said = ", ".join(f"{name} {wording.short(value)}" for name, value in bounds.items())
         raise FilterError(f"field {found.field!r}: nothing lies in the range {said}.")

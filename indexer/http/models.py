@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -16,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from indexer import sayable
 from indexer.query import DEFAULT_ALIAS
 from indexer.query.asked import HISTORY_MAX
 
@@ -30,41 +30,11 @@ Alias = Annotated[str, Field(min_length=1, max_length=KEY_MAX)]
 K = Annotated[StrictInt, Field(ge=1, le=K_MAX)]
 
 
-def check_sayable(value: object) -> int:
-    """Raises ValueError, with its place, for a lone surrogate or nesting beyond DEPTH_MAX. Returns
-    how many values there are, on all levels."""
-    parts = 0
-    waiting: list[tuple[object, str, int]] = [(value, "body", 0)]
-    while waiting:
-        part, where, depth = waiting.pop()
-        parts += 1
-        if depth > DEPTH_MAX:
-            raise ValueError(f"nested more than {DEPTH_MAX} levels deep")
-        if isinstance(part, str):
-            _check_text(part, where)
-        elif isinstance(part, Mapping):
-            mapping = cast("Mapping[str, object]", part)
-            for name in mapping:
-                _check_text(name, f"a name in {where}")
-            waiting += [(mapping[name], f"{where}.{name}", depth + 1) for name in mapping]
-        elif isinstance(part, list):
-            listed = cast("list[object]", part)
-            waiting += [(one, f"{where}[{i}]", depth + 1) for i, one in enumerate(listed)]
-    return parts
-
-
 def _check_size(where: Any) -> Any:
-    parts = check_sayable(where)
+    parts = sayable.check(where, depth_max=DEPTH_MAX)
     if parts > FILTER_PARTS_MAX:
         raise ValueError(f"a filter of {parts:,} parts; the most is {FILTER_PARTS_MAX:,}")
     return where
-
-
-def _check_text(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{where} holds half of a surrogate pair, which is no text") from None
 
 
 Where = Annotated[
@@ -82,7 +52,7 @@ class Request(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _is_sayable(cls, value: Any) -> Any:
-        check_sayable(value)
+        sayable.check(value, depth_max=DEPTH_MAX)
         return value
 
 

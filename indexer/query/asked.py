@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Protocol, cast
 
 from encoders.types import Feature
+from indexer import wording
 from indexer.errors import QueryError
 
 HISTORY_MAX = 10_000  # events of one history; all of them are excluded as seen
@@ -86,15 +87,15 @@ def check(query: Query | Mapping[str, object], *, k_max: int) -> Asked:
 
 def check_k(k: object, *, k_max: int) -> int:
     if isinstance(k, bool) or not isinstance(k, int):
-        raise QueryError(f"k must be a whole number, not {_said(k)}.")
+        raise QueryError(f"k must be a whole number, not {wording.typed(k)}.")
     if not 1 <= k <= k_max:
-        raise QueryError(f"k must be from 1 to {k_max} (setting k_max), not {k}.")
+        raise QueryError(f"k must be from 1 to {k_max} (setting k_max), not {wording.short(k)}.")
     return k
 
 
 def check_flag(name: str, flag: object) -> bool:
     if not isinstance(flag, bool):
-        raise QueryError(f"{name} must be true or false, not {_said(flag)}.")
+        raise QueryError(f"{name} must be true or false, not {wording.typed(flag)}.")
     return flag
 
 
@@ -103,7 +104,7 @@ def check_key(name: str, key: object) -> str:
     if isinstance(key, int) and not isinstance(key, bool):
         return str(key)
     if not isinstance(key, str):
-        raise QueryError(f"{name} must be a key (text), not {_said(key)}.")
+        raise QueryError(f"{name} must be a key (text), not {wording.typed(key)}.")
     return key
 
 
@@ -125,7 +126,7 @@ def check_features(
     for name, value in given.items():
         if name in kinds and not fits(kinds[name], value):
             raise QueryError(
-                f"feature {name!r} must be {MEANING[kinds[name].kind]}, not {_said(value)}."
+                f"feature {name!r} must be {MEANING[kinds[name].kind]}, not {wording.typed(value)}."
             )
     return {name: value for name, value in given.items() if name in kinds}, tuple(
         sorted(name for name in given if name not in kinds)
@@ -157,7 +158,7 @@ def fits(feature: Feature, value: object) -> bool:
 
 def _from_mapping(query: object) -> Query:
     if not isinstance(query, Mapping):
-        raise QueryError(f"a query must be a Query or a mapping, not {_said(query)}.")
+        raise QueryError(f"a query must be a Query or a mapping, not {wording.typed(query)}.")
     given = cast("Mapping[str, object]", query)
     unknown = sorted(str(name) for name in given if name not in QUERY_PARTS)
     if unknown:
@@ -170,7 +171,9 @@ def _from_mapping(query: object) -> Query:
 
 def _history(history: object) -> tuple[Past, ...]:
     if not _is_list(history):
-        raise QueryError(f"history must be a list of item keys or events, not {_said(history)}.")
+        raise QueryError(
+            f"history must be a list of item keys or events, not {wording.typed(history)}."
+        )
     events = list(cast("Iterable[object]", history))
     if len(events) > HISTORY_MAX:
         raise QueryError(
@@ -212,7 +215,7 @@ def _past(number: int, event: object) -> Past:
 
 def _event(where: str, event: object) -> str | None:
     if event is not None and not isinstance(event, str):
-        raise QueryError(f"{where}: event must be text, not {_said(event)}.")
+        raise QueryError(f"{where}: event must be text, not {wording.typed(event)}.")
     return event
 
 
@@ -220,7 +223,7 @@ def _value(where: str, value: object) -> float | None:
     if value is None:
         return None
     if not _is_number(value):
-        raise QueryError(f"{where}: value must be a finite number, not {_said(value)}.")
+        raise QueryError(f"{where}: value must be a finite number, not {wording.typed(value)}.")
     return float(cast("float", value))
 
 
@@ -230,12 +233,13 @@ def _time(where: str, moment: object) -> datetime | None:
             moment = datetime.fromisoformat(moment)
         except ValueError as cause:
             raise QueryError(
-                f"{where}: occurred_at must be a time like 2026-01-31T12:00:00Z, not {moment!r}."
+                f"{where}: occurred_at must be a time like 2026-01-31T12:00:00Z, "
+                f"not {wording.short(moment)}."
             ) from cause
     if moment is None:
         return None
     if not isinstance(moment, datetime):
-        raise QueryError(f"{where}: occurred_at must be a time, not {_said(moment)}.")
+        raise QueryError(f"{where}: occurred_at must be a time, not {wording.typed(moment)}.")
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -243,7 +247,9 @@ def _features(features: object) -> Mapping[str, object]:
     if features is None:
         return {}
     if not isinstance(features, Mapping):
-        raise QueryError(f"features must be a mapping of name to value, not {_said(features)}.")
+        raise QueryError(
+            f"features must be a mapping of name to value, not {wording.typed(features)}."
+        )
     return cast("Mapping[str, object]", features)
 
 
@@ -259,9 +265,3 @@ def _is_number(value: object) -> bool:
         return math.isfinite(float(value))
     except OverflowError:
         return False
-
-
-def _said(value: object) -> str:
-    """A value for a message: short, whatever it is."""
-    shown = repr(value)
-    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
