@@ -241,9 +241,13 @@ def test_a_number_too_long_for_python_harms_its_own_item_only(
     db.execute("INSERT INTO things (id, doc) VALUES (2, ('[' || repeat('[', 3000) || "
                "repeat(']', 3000) || ']')::jsonb)")  # fmt: skip
     db.execute("INSERT INTO things (id, price) VALUES (3, 1)")
-    found = catalog.read(each_engine, things, ["1", "2", "3"])
-    assert found["1"].error is not None
-    assert found["2"].error is not None
+    # deep, but not so deep that reading fails: what comes after reading did
+    db.execute("INSERT INTO things (id, raw) VALUES (4, ('[\"\\ud800\",' || repeat('[', 900) || "
+               "repeat(']', 900) || ']')::json)")  # fmt: skip
+    found = catalog.read(each_engine, things, ["1", "2", "3", "4"])
+    assert "9,001 digits" in (found["1"].error or "")
+    assert "nested too deeply" in (found["2"].error or "")
+    assert "nested too deeply" in (found["4"].error or "")
     assert found["3"].payload["price"] == 1.0
 
 

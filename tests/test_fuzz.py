@@ -10,7 +10,6 @@ import contextlib
 import copy
 import itertools
 import random
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -276,7 +275,7 @@ def test_a_settings_file_is_within_bounds_or_refused_by_name(
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("TWINSPAN_POLL", "5", "TWINSPAN_POLL is no setting. Did you mean TWINSPAN_POLL_S"),
+        ("TWINSPAN_POLL", "5", "'TWINSPAN_POLL' is no setting. Did you mean TWINSPAN_POLL_S"),
         ("twinspan_nonsense", "5", "is no setting"),
         ("TWINSPAN_TOMBSTONE_S", "inf", "tombstone_s"),
         ("TWINSPAN_TOMBSTONE_S", "nan", "tombstone_s"),
@@ -288,7 +287,7 @@ def test_a_setting_that_would_be_ignored_or_fail_later_is_refused_at_once(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(variable, value)
-    with pytest.raises(SettingsError, match=re.escape(says) if "." in says else says):
+    with pytest.raises(SettingsError, match=says):
         settings_module.load()
 
 

@@ -85,7 +85,10 @@ def shape(spec: CatalogSpec) -> Shape:
 
 def fields(shape: Shape, documents: Sequence[str | None]) -> tuple[Fields, Fields]:
     """Features and payload of one row, from the JSON arrays of its values. Raises WrongValue."""
-    row = _values(documents)
+    try:
+        row = _values(documents)
+    except RecursionError as cause:
+        raise WrongValue("the row has JSON that is nested too deeply to be read") from cause
     features = _typed(row, shape.features, "features")
     payload: Fields = {name: row[at] for name, at in shape.returned if row[at] is not None}
     payload.update(_typed(row, shape.filters, "filters"))
@@ -117,7 +120,7 @@ def _values(documents: Sequence[str | None]) -> list[Value]:
         parsed = [json.loads(document or "[]", parse_int=_digits) for document in documents]
     except WrongValue:
         raise
-    except (ValueError, RecursionError) as cause:
+    except ValueError as cause:
         raise WrongValue(f"the row cannot be read as JSON: {cause}") from cause
     values = [value for document in parsed for value in document]
     if any(document and "\\u" in document and _ESCAPED.search(document) for document in documents):
