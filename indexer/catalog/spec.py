@@ -347,8 +347,8 @@ def _column_and_path(at: object, where: str) -> dict[str, Any]:
     names = [step for step in steps if isinstance(step, str) and step]
     if not names or len(names) < len(steps) or len(names) > PATH_MAX + 1:
         raise ValueError(
-            f'{where}: {wording.short(at)} is no place to read; write "column", "column.key" or '
-            '["column", "key"]'
+            f"{where}: {wording.short(cast('object', at))} is no place to read; "
+            'write "column", "column.key" or ["column", "key"]'
         )
     return {"column": names[0], "path": names[1:]}
 
