@@ -7,12 +7,13 @@ may name one that the catalog does not hold (any more): readers leave such event
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, cast
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from indexer import bulk, database, tables
 from indexer.errors import UsageError
@@ -125,6 +126,48 @@ def features(engine: sa.Engine, user_key: str) -> dict[str, object]:
     return dict(cast("Mapping[str, object]", found)) if found else {}
 
 
+def sample_users(
+    engine: sa.Engine, *, catalog: str, limit: int, seed: int, at_least: int
+) -> list[str]:
+    """`limit` users with at least so many events, drawn by the seed, in the order of their keys."""
+    parameters = {"catalog": catalog, "limit": limit, "seed": seed, "at_least": at_least}
+    with database.begin(engine) as connection:
+        return sorted(connection.scalars(sa.text(SAMPLE_USERS), parameters))
+
+
+def histories(
+    engine: sa.Engine, *, catalog: str, user_keys: Sequence[str], limit: int
+) -> dict[str, list[Event]]:
+    """As `history`, for several users in one query; users without events are absent."""
+    parameters = {"catalog": catalog, "user_keys": list(user_keys), "limit": limit}
+    found: dict[str, list[Event]] = {}
+    with database.begin(engine) as connection:
+        for user_key, *event in connection.execute(sa.text(HISTORIES), parameters):
+            key, kind, value, occurred_at = event
+            found.setdefault(user_key, []).append(
+                Event(item_key=key, event=kind, value=value, occurred_at=occurred_at)
+            )
+    return {user_key: events[::-1] for user_key, events in found.items()}
+
+
+def features_of(engine: sa.Engine, user_keys: Sequence[str]) -> dict[str, dict[str, object]]:
+    """What is known about each of these users; those of whom nothing is are absent."""
+    columns = tables.users.c
+    statement = sa.select(columns.user_key, columns.features).where(
+        columns.user_key == sa.any_(sa.cast(list(user_keys), ARRAY(sa.Text)))
+    )
+    with database.begin(engine) as connection:
+        rows = connection.execute(statement).all()
+    return {key: dict(cast("Mapping[str, object]", said)) for key, said in rows}
+
+
+def most_frequent(engine: sa.Engine, *, catalog: str, limit: int) -> list[str]:
+    """The items with the most events, most first."""
+    with database.begin(engine) as connection:
+        parameters = {"catalog": catalog, "limit": limit}
+        return list(connection.scalars(sa.text(MOST_FREQUENT), parameters))
+
+
 def counts(engine: sa.Engine, *, catalog: str | None = None) -> Counts:
     """How many interactions there are, of how many users, with how many items."""
     table = tables.interactions
@@ -139,6 +182,30 @@ def counts(engine: sa.Engine, *, catalog: str | None = None) -> Counts:
         interactions, users, items = connection.execute(statement).one()
     return Counts(interactions=interactions, users=users, items=items)
 
+
+# -- reading many ----------------------------------------------------------------------------------
+
+SAMPLE_USERS = """
+    SELECT user_key FROM indexer.interactions WHERE catalog = :catalog
+    GROUP BY user_key HAVING count(*) >= :at_least
+    ORDER BY hashtextextended(user_key, :seed), user_key LIMIT :limit
+"""
+
+# Newest first, as the index has them.
+HISTORIES = """
+    SELECT who.user_key, past.item_key, past.event, past.value, past.occurred_at
+    FROM unnest(CAST(:user_keys AS text[])) AS who (user_key) CROSS JOIN LATERAL (
+        SELECT id, item_key, event, value, occurred_at FROM indexer.interactions
+        WHERE catalog = :catalog AND user_key = who.user_key
+        ORDER BY occurred_at DESC, id DESC LIMIT :limit
+    ) AS past
+    ORDER BY who.user_key, past.occurred_at DESC, past.id DESC
+"""
+
+MOST_FREQUENT = """
+    SELECT item_key FROM indexer.interactions WHERE catalog = :catalog
+    GROUP BY item_key ORDER BY count(*) DESC, item_key LIMIT :limit
+"""
 
 # -- merging: stage (COPY into a temporary table), then one set-based statement -------------------
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import qdrant_edge
 import sqlalchemy as sa
-from gate_world import FILMS, Judged, check, failed
+from gate_world import FILMS, QUICK, Judged, check, failed
 from hashing import HashingEncoder
 from qdrant_rest import QdrantRest
 
@@ -77,7 +77,7 @@ def test_points_that_the_ledger_believes_in_are_missed(world: Judged) -> None:
     index = world.build("e1", HashingEncoder())
     world.store.delete_if_newer(index.ref, ["k1", "k2", "k3"], fence=2**40)
     world.store.flush(index.ref)
-    report = world.judge(index)
+    report = world.judge(index, gate_samples=FILMS)
     assert failed(report) == [ledger.COUNTS, stored.VECTORS]
     assert check(report, stored.VECTORS).figures["examples"] == {
         "without a point": ["k1", "k2", "k3"]
@@ -89,7 +89,7 @@ def test_vectors_of_another_encoder_of_the_same_dimension_are_refused(world: Jud
     world.towers.add("e1", HashingEncoder())
     report = world.judge(index)
     assert failed(report) == [stored.VECTORS]
-    assert check(report, stored.VECTORS).value == FILMS
+    assert check(report, stored.VECTORS).value == QUICK["gate_samples"]
     assert "with other vectors" in report.refusal()
 
 
@@ -98,7 +98,7 @@ def test_a_payload_altered_by_hand_is_noticed(world: Judged) -> None:
     [point] = world.store.fetch(index.ref, ["k5"]).values()
     altered = {**point.payload, "year": 1900}
     world.store.set_payload_if_newer(index.ref, {"k5": altered}, fence=2**40)
-    report = world.judge(index)
+    report = world.judge(index, gate_samples=FILMS)
     assert failed(report) == [stored.VECTORS]
     assert check(report, stored.VECTORS).figures["examples"] == {"with stale fields": ["k5"]}
 
@@ -151,7 +151,7 @@ def test_changes_after_the_gate_began_may_be_in_flight(world: Judged) -> None:
 
     world.insert(5, first=FILMS + 20_000)
     found = indexes.get(world.engine, index.id)
-    settings = world.settings.model_copy(update={"gate_wait_s": 1.0})
+    settings = world.settings.model_copy(update={**QUICK, "gate_wait_s": 1.0})
     report = gate.run(
         world.engine, world.store, world.towers, settings, found, seed=1, pause=write_and_drain
     )

@@ -16,7 +16,7 @@ from encoders.errors import EncoderError
 from indexer import changes
 from indexer.encoding import TowerFailed
 from indexer.errors import CollectionMismatch, CollectionMissing, StoreRejected
-from indexer.gate import ledger, stored
+from indexer.gate import latency, ledger, quality, recall, stored
 from indexer.gate.report import Check, Report, from_dict
 from indexer.gate.subject import Pause, Subject, sleep
 from indexer.indexes import Index
@@ -36,6 +36,10 @@ CHECKS: tuple[tuple[str, CheckFunction], ...] = (
     (stored.COLLECTION, stored.described),
     (stored.VECTORS, stored.vectors),
     (stored.OPTIMISED, stored.optimised),
+    (recall.RECALL, recall.unfiltered),
+    (recall.FILTERED, recall.filtered),
+    (quality.QUALITY, quality.offline),
+    (latency.LATENCY, latency.p95),
 )
 # What makes this index unfit, rather than the moment: an outage is raised instead.
 UNFIT = (CollectionMissing, CollectionMismatch, StoreRejected, EncoderError, TowerFailed)
@@ -56,13 +60,13 @@ def run(
     its way: it sleeps, or does some of the work. Raises EncoderError when the index's tower cannot
     be loaded, StoreUnavailable and DatabaseError for outages: then nothing is said of the index."""
     started = time.monotonic()
+    towers.get(index.encoder_id, index.encoder_uri)
     subject = Subject(
         engine=engine,
         store=store,
         towers=towers,
         settings=settings,
         index=index,
-        tower=towers.get(index.encoder_id, index.encoder_uri),
         mark=changes.watermark(engine),
         seed=random.SystemRandom().randrange(2**31) if seed is None else seed,
         pause=pause,

@@ -39,7 +39,6 @@ class Subject:
     towers: Towers
     settings: Settings
     index: Index
-    tower: Tower
     mark: Watermark
     seed: int
     pause: Pause
@@ -55,6 +54,11 @@ class Subject:
         except IndexStateError:
             return None
         return None if found.id == self.index.id else found
+
+    @property
+    def tower(self) -> Tower:
+        """The one that built the index."""
+        return self.towers.get(self.index.encoder_id, self.index.encoder_uri)
 
     @cached_property
     def sample(self) -> list[str]:

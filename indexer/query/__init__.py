@@ -20,7 +20,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from encoders.errors import EncodeFailed, EncoderError
-from encoders.types import FloatArray, HistoryItem, SparseVector, UserQuery, UserState
+from encoders.types import Encoder, FloatArray, HistoryItem, SparseVector, UserQuery, UserState
 from indexer import database, filters, interactions, metrics, stores
 from indexer import settings as settings_module
 from indexer.errors import CollectionMissing, QueryError, TwinspanError
@@ -146,7 +146,11 @@ class Retriever:
 
     def load(self) -> None:
         """The tower of the live index is loaded: the first query need not wait for it."""
-        self._pinned(lambda: self._live.tower(self._live.resolve()))
+        self.encoder()
+
+    def encoder(self) -> Encoder:
+        """The encoder of the live index, loaded. Its user features are those that count."""
+        return self._pinned(lambda: self._live.tower(self._live.resolve())).encoder
 
     def close(self) -> None:
         """Close what `connect` opened, and the database connections opened for `user_key`."""
@@ -231,12 +235,7 @@ class Retriever:
                 asked=asked, where=where, history=asked.history, features=features, ignored=ignored
             )
         stored, said = self._stored_user(asked.user_key, target.collection.catalog)
-        # what was stored long ago must not fail today's query: an unusable value is a missing one
-        usable = {
-            feature.name: said[feature.name]
-            for feature in known
-            if feature.name in said and query_input.fits(feature, said[feature.name])
-        }
+        usable = query_input.usable_features(said, known)
         return _Prepared(
             asked=asked,
             where=where,

@@ -133,6 +133,16 @@ def check_features(
     )
 
 
+def usable_features(stored: Mapping[str, object], known: Sequence[Feature]) -> dict[str, object]:
+    """Of a user's stored features those that the user tower can read: what was stored long ago
+    must not fail today's query, so an unusable value is a missing one."""
+    return {
+        feature.name: stored[feature.name]
+        for feature in known
+        if feature.name in stored and fits(feature, stored[feature.name])
+    }
+
+
 MEANING = {
     "category": "one text, number or bool",
     "categories": "a list of texts",
