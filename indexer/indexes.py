@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -22,6 +22,7 @@ from indexer.stores import Collection
 ACTIVE = ("building", "live", "standby")
 ENDED = ("failed", "retired")
 PARTITION_LOCK_S = 2.0  # workers wait behind whoever waits for this lock
+NOTE_WRITES_S = 5.0  # how exact `written_at` is
 ALIAS_LOCK = 7_204  # first key of pg_advisory_xact_lock(ALIAS_LOCK, hashtext(alias))
 
 _PARTITION_OPTIONS = (
@@ -50,6 +51,7 @@ class Index:
     adopts: str | None  # collection whose vectors may be taken over while it is being built
     error: str | None
     created_at: datetime
+    written_at: datetime | None  # last write of a worker, to a few seconds
     live_at: datetime | None
     standby_at: datetime | None
     retired_at: datetime | None
@@ -74,6 +76,7 @@ _SELECT = sa.select(
     _columns.adopts,
     _columns.error,
     _columns.created_at,
+    _columns.written_at,
     _columns.live_at,
     _columns.standby_at,
     _columns.retired_at,
@@ -267,6 +270,25 @@ def set_spec_version(engine: sa.Engine, index_id: int, version: int) -> None:
             sa.update(tables.indexes)
             .where(tables.indexes.c.id == index_id)
             .values(spec_version=version)
+        )
+
+
+def note_write(engine: sa.Engine, index: Index) -> None:
+    """`written_at` is at most a few seconds old: said again only when what was known of the index
+    is older, so that writers hardly ever meet at its row."""
+    age = datetime.now(UTC) - index.written_at if index.written_at else None
+    if age is not None and abs(age.total_seconds()) < NOTE_WRITES_S:
+        return
+    recent = sa.func.now() - timedelta(seconds=NOTE_WRITES_S)
+    stale = (
+        sa.select(_columns.id)
+        .where(_columns.id == index.id)
+        .where(_columns.written_at.is_(None) | (_columns.written_at < recent))
+        .with_for_update(key_share=True, skip_locked=True)  # another says it, or it is promoted
+    )
+    with database.begin(engine) as connection:
+        connection.execute(
+            sa.update(tables.indexes).where(_columns.id.in_(stale)).values(written_at=sa.func.now())
         )
 
 

@@ -230,6 +230,18 @@ class Settings(BaseSettings):
         le=256,
         description="torch threads of each worker process. More than one rarely pays on CPU.",
     )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address that a worker serves its metrics on.",
+    )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="Port that a worker serves its metrics on, at /metrics; 0: none. `twinspan up` "
+        "has them on its HTTP API in any case.",
+    )
     http_host: str = Field(
         default="127.0.0.1",
         min_length=1,  # empty would mean every address of the machine

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 FIRST_BATCH = 64  # items of the first batch, until the tower's speed is known
 GROWTH = 4  # how much larger a batch may be than the one before
+WRITTEN = ("encoded", "payload_only", "deleted", "skipped")  # outcomes that the store has
 OUTAGE_PAUSE_S = 1.0  # until an entry given back because of an outage is due again
 
 
@@ -142,6 +143,8 @@ class _Drain:
             after = self.report.outcomes()
             new = {name: count - before[name] for name, count in after.items()}
             metrics.counted(alias=index.alias, state=index.state, outcomes=new)
+        if any(new[name] for name in WRITTEN):
+            indexes.note_write(self.engine, index)
 
     def turn(self, index: Index) -> None:
         """One batch of one index."""

@@ -86,6 +86,7 @@ indexes = sa.Table(
     sa.Column("adopts", sa.Text, nullable=True),  # collection whose vectors may be taken over
     sa.Column("gate", JSONB, nullable=True),
     sa.Column("error", sa.Text, nullable=True),
+    _timestamp("written_at", nullable=True),  # to a few seconds
     _timestamp("created_at", default=True),
     _timestamp("live_at", nullable=True),
     _timestamp("standby_at", nullable=True),
@@ -140,6 +141,11 @@ entries = sa.Table(
         "lane",
         "changed_at",
         postgresql_where=sa.text("wanted > written AND NOT quarantined"),
+    ),
+    sa.Index(
+        "entries_failed",
+        "item_key",
+        postgresql_where=sa.text("error IS NOT NULL OR quarantined"),
     ),
     postgresql_partition_by="LIST (index_id)",
 )

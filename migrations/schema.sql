@@ -61,6 +61,7 @@ CREATE TABLE indexer.indexes (
     standby_at timestamp with time zone,
     retired_at timestamp with time zone,
     adopts text,
+    written_at timestamp with time zone,
     CONSTRAINT indexes_catalog_id_fkey FOREIGN KEY (catalog_id) REFERENCES indexer.catalogs(id),
     CONSTRAINT indexes_collection_key UNIQUE (collection),
     CONSTRAINT indexes_encoder_id_fkey FOREIGN KEY (encoder_id) REFERENCES indexer.encoders(id),
@@ -213,7 +214,7 @@ AS $function$
             EXECUTE 'GRANT INSERT, UPDATE, DELETE ON indexer.entries' || them;
             EXECUTE 'GRANT USAGE ON SEQUENCE indexer.fences' || them;
             EXECUTE 'GRANT UPDATE (state, spec_version, backfill_cursor, backfill_done, gate, '
-                'error, live_at, standby_at, retired_at) ON indexer.indexes' || them;
+                'error, live_at, standby_at, retired_at, written_at) ON indexer.indexes' || them;
             EXECUTE 'GRANT EXECUTE ON FUNCTION indexer.drop_entries(integer)' || them;
             EXECUTE 'GRANT INSERT, UPDATE, DELETE ON indexer.verifications' || them;
             EXECUTE 'GRANT INSERT, UPDATE (report) ON indexer.rollouts' || them;

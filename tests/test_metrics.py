@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from hashing import HashingEncoder
+from live import Worker, forget_queue, free_port, unique, wait_until
 from live_world import ENCODER_ID, World, make
 from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+from qdrant_rest import QdrantRest
 
-from indexer import database, entries, metrics, sync
+from indexer import database, entries, metrics, scraping, standing, sync
 from indexer.errors import DatabaseUnavailable, StoreUnavailable
 from indexer.metrics import BatchHistogram
 from indexer.query import Retriever
 from indexer.settings import Settings
 from indexer.stores.edge import EdgeStore
 from indexer.stores.observed import observed
+from indexer.stores.qdrant import QdrantStore
 from indexer.towers import Towers
 
 Grown = Callable[..., float]
@@ -237,3 +246,143 @@ def test_a_query_is_timed_by_stage_and_its_errors_by_class(
     with pytest.raises(Exception, match="holds no item"):
         retriever.similar("nothing")
     assert grown("twinspan_query_errors_total", error="QueryError") == 1
+
+
+# -- scrapes ----------------------------------------------------------------------------------
+
+
+def text_of(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        return answer.read().decode()
+
+
+def scraped(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Name and labels -> value, of everything that the port says."""
+    return {
+        (one.name, tuple(sorted(one.labels.items()))): one.value
+        for family in text_string_to_metric_families(text_of(port))
+        for one in family.samples
+    }
+
+
+def test_the_ledger_is_asked_at_the_scrape(
+    world: World, towers: Towers, settings: Settings
+) -> None:
+    def gauges() -> dict[str, float]:
+        """Of this index, by name and lane."""
+        page = scraping.page(scraping.registry(lambda: standing.look(world.engine))).decode()
+        families = [
+            one
+            for one in text_string_to_metric_families(page)
+            if one.name in {gauge.name for gauge in metrics.LEDGER}
+        ]
+        assert {one.name for one in families} <= {gauge.name for gauge in metrics.LEDGER}
+        return {
+            ".".join([one.name.removeprefix("twinspan_"), *filter(None, [one.labels.get("lane")])]):
+            one.value
+            for family in families
+            for one in family.samples
+        }  # fmt: skip
+
+    world.insert(["a", "b"])
+    world.insert(["bad"], title="POISON")
+    world.run("UPDATE indexer.changes SET changed_at = now() - interval '100 s'")
+    before = gauges()
+    assert before["unrouted_changes"] == 2
+    assert before["unrouted_oldest_seconds"] == pytest.approx(100, abs=20)
+    assert (before["backlog_items.live"], before["backlog_oldest_seconds.live"]) == (0, 0)
+    assert "last_write_timestamp_seconds" not in before
+    assert before["leaders"] == 0
+
+    sync.changes.route(world.engine, limit=10)
+    waiting = gauges()
+    assert waiting["backlog_items.live"] == 3
+    assert waiting["backlog_oldest_seconds.live"] == pytest.approx(100, abs=20)
+    assert (waiting["unrouted_changes"], waiting["unrouted_oldest_seconds"]) == (0, 0)
+
+    sync.drain(world.engine, world.store, towers, settings)
+    after = gauges()
+    assert (after["failing_items"], after["quarantined_items"]) == (1, 0)
+    assert after["last_write_timestamp_seconds"] == pytest.approx(time.time(), abs=60)
+    world.run("UPDATE indexer.entries SET quarantined = true WHERE item_key = 'bad'")
+    assert (gauges()["failing_items"], gauges()["quarantined_items"]) == (0, 1)
+    assert gauges()["backlog_items.live"] == 0
+
+
+def test_a_scrape_without_a_database_says_so_and_nothing_else_about_it() -> None:
+    gone = database.engine("postgresql://127.0.0.1:1/x")
+    page = scraping.page(scraping.registry(lambda: standing.look(gone))).decode()
+    assert "twinspan_database_up 0.0" in page
+    assert "twinspan_backlog_items{" not in page
+    assert 'twinspan_info{release="' in page
+
+
+def test_many_scrapes_cost_the_database_one_look() -> None:
+    looks: list[int] = []
+
+    def look() -> standing.Picture:
+        looks.append(1)
+        raise DatabaseUnavailable("gone")
+
+    registry = scraping.registry(look)
+    for _ in range(5):
+        scraping.page(registry)
+    assert len(looks) == 1
+
+
+@pytest.mark.live
+def test_a_forking_worker_answers_for_its_children_also_for_those_that_were_killed(
+    engine: sa.Engine, database_url: str, tmp_path: Path, service: Callable[[str], str]
+) -> None:
+    broker, queue, port = service("redis"), unique("metrics"), free_port()
+    with QdrantRest() as server:
+        store = QdrantStore(url=server.url)
+        world = make(engine, store, queue=queue)
+        environment = {
+            "TWINSPAN_DATABASE_URL": database_url,
+            "TWINSPAN_QDRANT_URL": server.url,
+            "TWINSPAN_BROKER_URL": broker,
+            "TWINSPAN_METRICS_PORT": str(port),
+        }
+        options = ("--pool=prefork", "--concurrency=2")
+        worker = Worker(folder=tmp_path, environment=environment, queue=queue, options=options)
+        with worker:
+            worker.wait_ready()
+
+            def encoded() -> float:
+                labels = (("alias", "items"), ("outcome", "encoded"), ("state", "building"))
+                return scraped(port).get(("twinspan_items_total", labels), 0)
+
+            def insert(prefix: str) -> None:
+                world.insert([f"{prefix}-{n}" for n in range(50)])
+                wait_until(world.is_clean, within_s=60, what="clean", log=worker.log)
+
+            insert("first")
+            wait_until(lambda: encoded() == 50, within_s=10, what="all are counted")
+            killed = set(worker.children())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+            wait_until(
+                lambda: len(set(worker.children()) - killed) == 2, within_s=30, what="others"
+            )
+            insert("second")
+            wait_until(lambda: encoded() == 100, within_s=10, what="all are counted")
+            seen = scraped(port)
+            assert seen["twinspan_database_up", ()] == 1
+            assert seen["twinspan_leaders", ()] == 1
+            listeners = [pid for pid in worker.children() if port in listening(pid)]
+            assert listeners == [], "a child that outlives its parent would hold the port"
+            assert port in listening(worker.pid)
+        forget_queue(broker, queue)
+        store.close()
+
+
+def listening(pid: int) -> set[int]:
+    """TCP ports that the process listens on (on Linux)."""
+    sockets = {
+        str(one.readlink()).removeprefix("socket:[").removesuffix("]")
+        for one in Path(f"/proc/{pid}/fd").iterdir()
+    }
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and row[9] in sockets}

@@ -56,6 +56,7 @@ def an_index(id_: int, *, queue: str = QUEUE, state: str = "live") -> Index:
         backfill_done=True,
         error=None,
         created_at=at,
+        written_at=None,
         live_at=None,
         standby_at=None,
         retired_at=None,

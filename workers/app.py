@@ -26,6 +26,7 @@ from indexer.errors import SettingsError
 from indexer.settings import Settings
 from workers import watch
 from workers.bell import Bell
+from workers.scrapes import Scrapes
 from workers.services import LazyServices, Services, database_url
 from workers.tasks import DRAIN, Drainer
 from workers.watch import Watcher
@@ -93,26 +94,42 @@ class Watch(bootsteps.StartStopStep):
         hub.call_repeatedly(LOOK_UP_S, lambda: None)
 
 
+class ServeMetrics(bootsteps.StartStopStep):
+    """The boot step that answers scrapes, where a port is set and the worker is a process of its
+    own: `twinspan up` has them on its HTTP API."""
+
+    requires = ("celery.worker.components:Pool",)  # its port is not for children to inherit
+
+    def include_if(self, parent: Any) -> bool:
+        return bool(parent.app.settings.metrics_port) and not parent.app.shared
+
+    def create(self, parent: Any) -> Scrapes:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Scrapes(parent.app.settings, forks=_forks(parent))
+
+
 def make_app(settings: Settings, services: Services | None = None) -> App:
     """An application for these settings. With `services`, tasks use those, in this process;
     without, each worker process opens its own when first needed. Raises SettingsError."""
     app = App(settings, services)
     app.conf.update(_configuration(settings))
     app.task(name=DRAIN, shared=False, ignore_result=True)(_task(app.drainer))
-    app.steps["worker"].add(Watch)  # pyright: ignore[reportOptionalSubscript]
+    app.steps["worker"].update((Watch, ServeMetrics))  # pyright: ignore[reportOptionalSubscript]
     return app
 
 
 def check_pool(worker: Any) -> None:
     """Raises SettingsError for a pool of several processes over Qdrant Edge."""
     processes = max(worker.concurrency, *(worker.autoscale or (0, 0)))
-    forks = worker.pool_cls.__module__.endswith(".prefork")
-    if worker.app.settings.qdrant_url is None and forks and processes > 1:
+    if worker.app.settings.qdrant_url is None and _forks(worker) and processes > 1:
         raise SettingsError(
             f"qdrant_url is empty, which means Qdrant Edge, and its folder belongs to one process, "
             f"but this pool has {processes}. Set TWINSPAN_QDRANT_URL=http://host:6333, "
             "or start one worker with --pool=solo."
         )
+
+
+def _forks(worker: Any) -> bool:
+    return worker.pool_cls.__module__.endswith(".prefork")
 
 
 def _task(drainer: Drainer) -> Any:

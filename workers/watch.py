@@ -19,7 +19,7 @@ from typing import Self, cast
 import psycopg
 import sqlalchemy as sa
 
-from indexer import changes, database, entries, entries_sql, indexes, schema
+from indexer import changes, database, entries, entries_sql, indexes, schema, standing
 from indexer.catalog import triggers
 from indexer.errors import DatabaseUnavailable, TwinspanError
 from indexer.settings import Settings
@@ -27,7 +27,7 @@ from workers.bell import Bell
 
 log = logging.getLogger(__name__)
 
-LEADER_LOCK = 7_204_003  # pg_try_advisory_lock key, one per database
+LEADER_LOCK = standing.LEADER_LOCK
 FOLLOW_S = 2.0  # how often those who do not lead try to
 PAUSE_S, PAUSE_MAX_S = 0.25, 5.0  # after an error, doubled each time in a row
 LISTEN_S = 0.5  # how long a stop may wait for a listener

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, TypeVar
 
 import sqlalchemy as sa
@@ -27,7 +26,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from encoders.errors import ArtifactMissing, EncoderError
-from indexer import catalog, changes, entries, indexes
+from indexer import catalog, changes, entries, indexes, release, scraping, standing
 from indexer.embedded import Services
 from indexer.embedded.filling import Filler
 from indexer.errors import (
@@ -92,6 +91,7 @@ class Api:
         self.health = Health(services, worker_alive)
         self.retrievers = Retrievers(services)
         self.filler = Filler(services.engine, services.store)
+        self.metrics = scraping.registry(lambda: standing.look(services.engine))
 
     @property
     def engine(self) -> sa.Engine:
@@ -113,7 +113,7 @@ def make_app(api: Api) -> FastAPI:
     """The application, with OpenAPI at /openapi.json."""
     app = FastAPI(
         title="Twinspan",
-        version=_release(),
+        version=release.version(),
         description="Recommendations from an index that follows its catalog.",
         responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
         docs_url=None,  # it would load its pages from elsewhere
@@ -146,6 +146,10 @@ def _health_routes(api: Api) -> APIRouter:
         found = api.health.look()
         response.status_code = 200 if found.ready else 503
         return found
+
+    @router.get("/metrics", summary="For Prometheus", response_class=Response)
+    def metrics() -> Response:
+        return Response(scraping.page(api.metrics), media_type=scraping.CONTENT_TYPE)
 
     @router.get("/status", summary="Catalogs, indexes, and what is waiting")
     def status() -> StatusOut:
@@ -207,18 +211,11 @@ def _query_routes(api: Api) -> APIRouter:
     return router
 
 
-def _release() -> str:
-    try:
-        return version("twinspan")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "0+unknown"
-
-
 def _status(api: Api) -> StatusOut:
     services = api.services
     summaries = entries.summary(api.engine)
     return StatusOut(
-        version=_release(),
+        version=release.version(),
         embedded=list(services.settings.embedded_parts),
         database=api.engine.url.render_as_string(hide_password=True),
         store=services.store.name,
