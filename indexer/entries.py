@@ -333,11 +333,30 @@ def last_fence(engine: sa.Engine) -> int:
         return connection.scalar(sql.LAST_FENCE) or 0
 
 
-def raise_fences(engine: sa.Engine, fence: int) -> None:
-    """Every later claim has a higher fence than this. For a store that is newer than the ledger,
-    as after the database was restored from a backup: it would refuse what we write as stale."""
+def raise_fences(engine: sa.Engine, above: int) -> int:
+    """Every claim from now on has a fence above that. For a store that is newer than the ledger, as
+    after the database was restored from a backup: it would refuse what we write as stale. Returns
+    the lowest fence that a claim can have."""
     with database.begin(engine) as connection:
-        connection.execute(sql.RAISE_FENCES, {"fence": fence})
+        return connection.execute(sql.RAISE_FENCES, {"above": above}).scalar_one()
+
+
+def doubt(
+    engine: sa.Engine, index_id: int, *, after: str, again: bool, limit: int = 5_000
+) -> list[str]:
+    """The next entries behind key `after` are believed nothing: what is written next is written in
+    full, and does not rely on what the store should hold. With `again` they are due for it, in the
+    backfill lane. Leases are over: their holders' writes may not count. Returns their keys."""
+    with database.begin(engine) as connection:
+        parameters = {"index_id": index_id, "after": after, "limit": limit, "again": again}
+        return sorted(connection.scalars(sql.DOUBT, parameters))
+
+
+def unknown(engine: sa.Engine, index_id: int, keys: Sequence[str]) -> list[str]:
+    """Those of the keys that have no entry."""
+    with database.begin(engine) as connection:
+        parameters = {"index_id": index_id, "keys": list(keys)}
+        return list(connection.scalars(sql.UNKNOWN, parameters))
 
 
 def retry(

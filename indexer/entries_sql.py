@@ -174,6 +174,36 @@ MARK = sa.text("""
                     ELSE excluded.lane END
 """)
 
+# Two at once raise it to the higher of the two: nobody takes a fence back.
+RAISE_FENCES = sa.text("""
+    SELECT setval('indexer.fences', greatest(:above, nextval('indexer.fences'))) + 1
+""")
+
+# As if every holder had vanished. A holder that lives acks an entry that was wanted again.
+DOUBT = sa.text("""
+    WITH chunk AS (
+        SELECT item_key FROM indexer.entries
+        WHERE index_id = :index_id AND item_key > :after
+        ORDER BY item_key LIMIT :limit FOR UPDATE
+    )
+    UPDATE indexer.entries AS e
+    SET wanted = e.wanted + CASE WHEN :again OR e.lease_until IS NOT NULL THEN 1 ELSE 0 END,
+        lane = CASE WHEN e.wanted > e.written OR NOT :again THEN e.lane ELSE 2 END,
+        content_hash = NULL, payload_hash = NULL, lost_at = now(), lease_until = NULL,
+        attempts = 0, error = NULL, quarantined = false, due_at = now()
+    FROM chunk
+    WHERE e.index_id = :index_id AND e.item_key = chunk.item_key
+      AND e.item_key = ANY(ARRAY(SELECT item_key FROM chunk))
+    RETURNING e.item_key
+""")
+
+UNKNOWN = sa.text("""
+    SELECT key FROM unnest(CAST(:keys AS text[])) AS key
+    WHERE NOT EXISTS (
+        SELECT FROM indexer.entries WHERE index_id = :index_id AND item_key = key
+    )
+""")
+
 RETRY = sa.text("""
     WITH locked AS (
         SELECT index_id, item_key FROM indexer.entries
@@ -304,7 +334,3 @@ REPAIR = sa.text("""
 """)
 
 LAST_FENCE = sa.text("SELECT last_value FROM indexer.fences")
-
-RAISE_FENCES = sa.text("""
-    SELECT setval('indexer.fences', :fence) FROM indexer.fences WHERE last_value < :fence
-""")

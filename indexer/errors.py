@@ -21,7 +21,8 @@ TwinspanError
 │   ├── StoreLocked           another process holds the Edge directory
 │   ├── StoreRejected         the store refused these points or this query
 │   ├── CollectionMissing     no collection or alias of that name
-│   └── CollectionMismatch    the collection exists with other vectors, metadata or fields
+│   ├── CollectionMismatch    the collection exists with other vectors, metadata or fields
+│   └── StoreAhead            the store holds writes that the database has not made yet
 ├── IndexStateError           an index that is unknown, or not in the state asked for
 │   └── GateRefused           the gate found the index unfit: which check, by how much, what to do
 ├── EncoderMismatch           a tower that did not build this index
@@ -117,6 +118,10 @@ class CollectionMissing(StoreError):
 
 class CollectionMismatch(StoreError):
     """The collection exists, made for something else."""
+
+
+class StoreAhead(StoreError):
+    """The store is ahead of the database, which was restored. Run `twinspan reconcile`."""
 
 
 class IndexStateError(TwinspanError):

@@ -235,6 +235,26 @@ def vectors(engine: sa.Engine, encoder_id: str) -> tuple[VectorSpec, ...]:
     return tuple(VectorSpec(**one) for one in found or ())
 
 
+def vectors_of(engine: sa.Engine, index: Index) -> tuple[VectorSpec, ...]:
+    """The vectors that the index's encoder writes."""
+    stored = sa.select(tables.encoders.c.vectors).where(tables.encoders.c.id == index.encoder_id)
+    with database.begin(engine) as connection:
+        return tuple(VectorSpec(**one) for one in connection.execute(stored).scalar_one())
+
+
+def raise_ids(engine: sa.Engine, *, above: int) -> None:
+    """Indexes registered from now on have numbers above that, and so have their collections."""
+    sequence = "pg_get_serial_sequence('indexer.indexes', 'id')"
+    raised = sa.text(f"""
+        SELECT setval({sequence}, :above) WHERE :above > (
+            SELECT coalesce(last_value, 0) FROM pg_sequences
+            WHERE format('%I.%I', schemaname, sequencename) = {sequence}
+        )
+    """)
+    with database.begin(engine) as connection:
+        connection.execute(raised, {"above": above})
+
+
 def set_state(engine: sa.Engine, index_id: int, state: str, *, error: str | None = None) -> None:
     """The index is in that state, with the time of it."""
     with database.begin(engine) as connection:

@@ -26,6 +26,7 @@ from indexer import plan as planning
 from indexer.encoding import TowerFailed
 from indexer.entries import Batch, Written
 from indexer.errors import StoreError
+from indexer.fences import Fences
 from indexer.indexes import Index
 from indexer.plan import Plan, Task
 from indexer.settings import Settings
@@ -90,12 +91,14 @@ def drain(
     index_id: int | None = None,
     slice_s: float | None = None,
     stop: threading.Event | None = None,
+    fences: Fences | None = None,
 ) -> Report:
     """Route what is committed and work until no entry of the index (None: of any active index) is
     due, or no batch more once `slice_s` seconds have passed, or until `stop` is set, which gives
     the current batch back. Indexes take turns, a batch each; a building index comes after the live
     ones of its queue, whichever was asked for. An index whose store, collection or encoder is not
-    available is left alone, its leases given back, and named in `report.outages`. Raises
+    available is left alone, its leases given back, and named in `report.outages`. `fences`
+    remembers, from one call to the next, that the store is not ahead of the database. Raises
     DatabaseError only."""
     drain = _Drain(
         engine=engine,
@@ -103,6 +106,7 @@ def drain(
         towers=towers,
         settings=settings,
         stop=stop or threading.Event(),
+        fences=fences or Fences(),
         until=time.monotonic() + slice_s if slice_s is not None else math.inf,
     )
     drain.run(index_id)
@@ -118,6 +122,7 @@ class _Drain:
     towers: Towers
     settings: Settings
     stop: threading.Event
+    fences: Fences
     until: float  # time.monotonic(): no turn begins later
     report: Report = field(default_factory=Report)
     limits: dict[int, int] = field(default_factory=dict[int, int])
@@ -164,6 +169,7 @@ class _Drain:
             return
         started = time.monotonic()
         try:
+            self.fences.check(self.engine, self.store, index, fence=batch.fence)
             self.work(index, tower, batch)
         except (StoreError, TowerFailed) as cause:
             self.leave_alone(index, str(cause))

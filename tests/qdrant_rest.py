@@ -143,6 +143,7 @@ class QdrantRest:
             scroll_filter=asked.filter,
             limit=asked.limit,
             offset=asked.offset,
+            order_by=asked.order_by,
             with_payload=asked.with_payload,
             with_vectors=asked.with_vector,
         )

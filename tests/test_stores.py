@@ -452,6 +452,23 @@ def test_a_tombstone_gives_way_to_a_newer_write_and_to_a_newer_delete(
     assert keys(store, there) == ["a", "b"], "nothing was left of b's tombstone"
 
 
+def test_the_last_fence_is_the_highest_of_all_writes_tombstones_included(
+    store: VectorStore, spec: CollectionSpec
+):
+    there = spec.collection
+    assert store.last_fence(there) == 0
+    store.write_if_newer(there, [point("a"), point("b")], fence=3, mode="upsert")
+    store.write_if_newer(there, [point("b")], fence=2**40 + 1, mode="upsert")
+    store.write_if_newer(there, [point("c")], fence=7, mode="upsert")
+    assert store.last_fence(there) == 2**40 + 1
+    store.bury_if_newer(there, ["c"], fence=2**41)
+    assert store.last_fence(there) == 2**41
+    store.set_payload_if_newer(there, {"a": {}}, fence=2**41 + 5)
+    assert store.last_fence(there) == 2**41 + 5
+    store.delete_if_newer(there, ["a", "b", "c"], fence=2**42)
+    assert store.last_fence(there) == 0
+
+
 key_sets = st.lists(st.sampled_from("abcde"), min_size=1, max_size=3, unique=True)
 writes = st.tuples(
     st.sampled_from(["upsert", "update_only", "payload", "delete", "bury"]),

@@ -19,6 +19,7 @@ from billiard.process import current_process  # pyright: ignore[reportMissingTyp
 
 from indexer import indexes, sync
 from indexer.errors import TwinspanError
+from indexer.fences import Fences
 from indexer.settings import Settings
 from indexer.sync import Report
 from workers.services import Services
@@ -70,6 +71,7 @@ class Drainer:
         self._services = services
         self._busy: set[int] = set()
         self._lock = threading.Lock()
+        self._fences = Fences()
         self._pause_s = PAUSE_S
         self._forgot_at = time.monotonic()
 
@@ -93,6 +95,7 @@ class Drainer:
                 index_id=index_id,
                 slice_s=SLICE_S,
                 stop=self.stop,
+                fences=self._fences,
             )
             self._tell(index_id, report)
             self._forget_encoders()

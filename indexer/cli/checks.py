@@ -142,6 +142,15 @@ def _indexes(opened: parts.Parts) -> str:
     return f"{len(active)} active" if active else "none: build one with `twinspan reindex`"
 
 
+def _fences(opened: parts.Parts) -> str:
+    from indexer import entries, fences, indexes
+
+    if opened.server is None:
+        for index in indexes.active(opened.engine):
+            fences.compare(opened.engine, opened.store, index)
+    return f"up to {entries.last_fence(opened.engine)}; the store holds none above"
+
+
 def _encoders(opened: parts.Parts) -> str:
     from encoders import artifact
     from indexer import indexes
@@ -187,6 +196,7 @@ CHECKS: dict[str, tuple[Callable[[parts.Parts], str], tuple[str, ...]]] = {
     "transactions": (_transactions, ("database",)),
     "vector store": (_store, ()),
     "indexes": (_indexes, ("database", "schema", "vector store")),
+    "fences": (_fences, ("database", "schema", "vector store", "indexes")),
     "encoders": (_encoders, ("database", "schema")),
     "broker": (_broker, ()),
 }

@@ -212,6 +212,10 @@ class VectorStore(Protocol):
         """Exact."""
         ...
 
+    def last_fence(self, collection: Collection) -> int:
+        """The highest fence that a write has left, tombstones included; 0 when there is none."""
+        ...
+
     def optimize(self, collection: Collection) -> None:
         """Searches are as fast as they get afterwards; reads and writes go on meanwhile."""
         ...

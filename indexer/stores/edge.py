@@ -244,6 +244,13 @@ class EdgeStore:
         with self._shard(collection.name).reading() as handle:
             return handle.count(request)
 
+    def last_fence(self, collection: Collection) -> int:
+        highest_first = edge.OrderBy(FENCE_FIELD, edge.Direction.Desc)
+        request = edge.ScrollRequest(limit=1, with_payload=[FENCE_FIELD], order_by=highest_first)
+        with self._shard(collection.name).reading() as handle:
+            found, _ = handle.scroll(request)
+        return next((int((one.payload or {})[FENCE_FIELD]) for one in found), 0)
+
     def optimize(self, collection: Collection) -> None:
         self._shard(collection.name).optimize()
 

@@ -28,6 +28,7 @@ from indexer.errors import (
 )
 from indexer.filters import Filter
 from indexer.stores import (
+    FENCE_FIELD,
     Collection,
     CollectionSpec,
     CollectionStatus,
@@ -288,6 +289,17 @@ class QdrantStore:
             return client.count(
                 collection.name, count_filter=qdrant_filters.present(where), exact=True
             ).count
+
+    def last_fence(self, collection: Collection) -> int:
+        with self._calling() as client:
+            found, _ = client.scroll(
+                collection.name,
+                limit=1,
+                order_by=models.OrderBy(key=FENCE_FIELD, direction=models.Direction.DESC),
+                with_payload=[FENCE_FIELD],
+                with_vectors=False,
+            )
+        return next((int((one.payload or {})[FENCE_FIELD]) for one in found), 0)
 
     def optimize(self, collection: Collection) -> None:
         """The server optimises by itself: this waits until it has, for an hour at most."""
