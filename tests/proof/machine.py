@@ -37,9 +37,13 @@ poisons = st.builds(Change, verb=st.just("upsert"), keys=key, row=st.just(Row(ti
 rarer = st.one_of(copies, touches, renames, truncates, poisons)
 
 worker_names = st.sampled_from(["A", "B", "C"])
+admin_names = st.sampled_from(["M", "N"])
+acts = st.sampled_from(
+    ["reindex", "promote", "reindex", "roll back", "cancel", "retire", "tidy", "resume"]
+)
 batch_sizes = st.sampled_from([64, 1, 2])
 accidents = st.sampled_from(
-    [("lease", "noticed"), ("lease", "unnoticed"), ("killed", "")]
+    [("lease", "noticed"), ("lease", "unnoticed"), ("killed", ""), ("fill", "killed")]
     + [("store", one) for one in seams.STORE_FAULTS]
     + [("database", one) for one in seams.DATABASE_FAULTS]
 )
@@ -109,6 +113,20 @@ class Proof(RuleBasedStateMachine):
         self._ready(name, batch_items)
         self.world.finish(name)
 
+    # -- admins -----------------------------------------------------------------------------
+
+    @rule(name=admin_names, what=acts, number=numbers, steps=st.integers(1, 5))
+    def an_admin_acts(self, name: str, what: str, number: int, steps: int) -> None:
+        self._ready_admin(name, what, number)
+        if name in self.world.processes:
+            self.world.advance(name, steps)
+
+    @rule(name=admin_names, what=acts, number=numbers)
+    def an_admin_finishes(self, name: str, what: str, number: int) -> None:
+        self._ready_admin(name, what, number)
+        if name in self.world.processes:
+            self.world.finish(name)
+
     # -- accidents --------------------------------------------------------------------------
 
     @rule(number=numbers, accident=accidents)
@@ -162,6 +180,10 @@ class Proof(RuleBasedStateMachine):
     def _ready(self, name: str, batch_items: int) -> None:
         if name not in self.world.processes:
             self.world.worker(name, batch_items=batch_items)
+
+    def _ready_admin(self, name: str, what: str, number: int) -> None:
+        if name not in self.world.processes:
+            self.world.admin(name, what, number)
 
     def _some(self, number: int) -> Process | None:
         names = sorted(self.world.processes)

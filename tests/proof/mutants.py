@@ -8,7 +8,7 @@ import __future__ as futures
 
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType
@@ -17,7 +17,7 @@ from unittest import mock
 
 import sqlalchemy as sa
 
-from indexer import changes, entries_sql, reindex, sync, writing
+from indexer import changes, entries_sql, reindex, rollout, sync, writing
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
 
@@ -383,14 +383,48 @@ MUTANTS = (
         name="an index is promoted before it is complete",
         edits=(
             Edit(
-                owner=reindex,
-                name="_check_complete",
-                old="if not now.complete:",
+                owner=rollout,
+                name="_judged",
+                old="if not (report.passed or force):",
                 new="if False:",
             ),
         ),
         scenario="a_promotion_comes_too_early",
     ),
+    Mutant(
+        name="the ledger does not follow the alias",
+        edits=(
+            Edit(
+                owner=rollout,
+                name="_conclude",
+                old="        indexes.make_live(lock, answering.id, alias)\n",
+                new="        pass\n",
+            ),
+        ),
+        scenario="a_promotion_dies_after_the_switch",
+    ),
+    Mutant(
+        name="changes pass a building index by",
+        edits=(
+            Edit(
+                owner=changes,
+                name="_ROUTE",
+                old="i.state IN ('building', 'live', 'standby')",
+                new="i.state IN ('live', 'standby')",
+            ),
+        ),
+        scenario="an_item_changes_during_a_backfill",
+    ),
+    Mutant(
+        name="changes pass a standby index by",
+        edits=(
+            Edit(
+                owner=changes,
+                name="_ROUTE",
+                old="i.state IN ('building', 'live', 'standby')",
+                new="i.state IN ('building', 'live')",
+            ),
+        ),
+        scenario="an_item_changes_before_a_rollback",
+    ),
 )
-
-Scenario = Callable[[Any], None]

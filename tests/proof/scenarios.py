@@ -179,19 +179,54 @@ def the_power_fails_after_the_ack(world: World) -> None:
 
 def a_backfill_dies_in_its_transaction(world: World) -> None:
     _indexed(world, write("a", "b", "c"))
-    index = world.reindex("two")
-    filling = world.fill("filling", index)
-    filling.faults["fill"] = "killed"
+    world.fill("filling", world.begin("two")).faults["fill"] = "killed"
     world.finish("filling")
+    world.settle()
+
+
+def an_item_changes_during_a_backfill(world: World) -> None:
+    _indexed(world, write("a", "b"))
+    filling = world.fill("filling", world.begin("two"))
+    world.advance("filling", 3)
+    assert filling.at, "it has not read everything"
+    _others_work(world)
+    world.commit(write("a", row=BLUE), delete("b"), write("c"))
+    _others_work(world)
     world.settle()
 
 
 def a_promotion_comes_too_early(world: World) -> None:
     _indexed(world, write("a", "b", "c"))
-    index = world.reindex("two")
+    index = world.begin("two")
     with suppress(IndexStateError):
         world.promote(index)
     world.check_index(indexes.live(world.engine, index.alias))
+    world.settle()
+
+
+def a_promotion_dies_after_the_switch(world: World) -> None:
+    _indexed(world, write("a"))
+    index = world.reindex("two")
+    world.drain()
+    world.admin("admin", "promote", 0)
+    assert world.run_to("admin", "point_alias")
+    world.processes["admin"].faults["store"] = "lost answer"
+    world.finish("admin")
+    world.settle()
+    assert indexes.live(world.engine, index.alias).id == index.id
+
+
+def an_item_changes_before_a_rollback(world: World) -> None:
+    _indexed(world, write("a", "b"))
+    index = world.reindex("two")
+    world.drain()
+    world.promote(index)
+    world.commit(write("a", row=BLUE), delete("b"))
+    world.drain()
+    world.admin("admin", "roll back", 0)
+    world.finish("admin")
+    assert indexes.live(world.engine, index.alias).id != index.id
+    world.check()
     world.settle()
 
 

@@ -25,7 +25,7 @@ from unittest import mock
 
 import sqlalchemy as sa
 
-from indexer import catalog, changes, encoding, entries, indexes
+from indexer import catalog, changes, encoding, entries, gate, indexes
 from indexer.errors import DatabaseUnavailable, StoreUnavailable
 from indexer.stores import VectorStore
 from proof import baton
@@ -33,9 +33,19 @@ from proof import baton
 DATABASE_FAULTS = ("refused", "cut", "lost answer")
 STORE_FAULTS = ("refused", "lost answer", "half", "late")
 READS_OF_THE_LEDGER = ("failures", "summary")
-ADMIN_STEPS = ("register", "make_live", "set_state", "retire")
+ADMIN_STEPS = ("set_state", "set_spec_version", "set_gate", "drop_partition")
 
-READS = ("aliases", "collections", "count", "fetch", "name", "scroll", "search", "status")
+READS = (
+    "aliases",
+    "collections",
+    "count",
+    "fetch",
+    "name",
+    "scroll",
+    "search",
+    "status",
+    "vectors_of",
+)
 
 
 def _wrapped(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,7 +109,7 @@ def installed(engine: sa.Engine) -> Iterator[None]:
     """Processes stop at the seams; the scheduler's own calls pass them."""
     with mock.patch.object(entries, "claim", _remembering_the_fence(entries.claim)):
         seams = [*_of_the_ledger(), (changes, "route"), (catalog, "read"), (catalog, "scan_keys")]
-        seams += [(encoding, "encode"), *((indexes, name) for name in ADMIN_STEPS)]
+        seams += [(encoding, "encode"), (gate, "run"), *((indexes, name) for name in ADMIN_STEPS)]
         patches = [
             mock.patch.object(owner, name, _wrapped(name, getattr(owner, name)))
             for owner, name in seams

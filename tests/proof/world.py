@@ -18,7 +18,7 @@ import psycopg
 import sqlalchemy as sa
 from hashing import HashingEncoder, info
 
-from indexer import catalog, changes, database, entries, indexes, reindex, sync
+from indexer import catalog, changes, collection, database, entries, indexes, reindex, rollout, sync
 from indexer.catalog import spec
 from indexer.errors import DatabaseError, IndexStateError, StoreError
 from indexer.indexes import Index
@@ -37,6 +37,7 @@ ALIAS = "films"
 KEYS = ("a", "b", "c")
 SALTS = {"one": "", "two": "other ", "three": "third "}  # encoders, and what tells them apart
 LEASE_S, STORE_TIMEOUT_S = 3_600, 600  # real time never matters
+MOST_INDEXES = 3  # that are not retired
 FILL_KEYS = 1  # keys of one backfill transaction
 
 FORGET_EVERYTHING = """
@@ -66,6 +67,8 @@ class World:
                 "batch_s": 60,
                 "max_attempts": 2,
                 "backoff_s": 0,
+                "gate_wait_s": 0,
+                "gate_samples": 10,
             }
         )
         self.towers = Towers(self.settings)
@@ -93,11 +96,6 @@ class World:
             stack.enter_context(mock.patch.object(entries, "DEATHS_TO_QUARANTINE", 10_000))
             stack.enter_context(mock.patch.object(sync, "OUTAGE_PAUSE_S", LEASE_S / 20))
             stack.enter_context(mock.patch.object(reindex, "FILL_KEYS", FILL_KEYS))
-            stack.enter_context(
-                mock.patch.object(
-                    reindex.artifact, "describe", lambda uri: info(uri.removeprefix("memory://"))
-                )
-            )
             yield
 
     # -- a new history ----------------------------------------------------------------------
@@ -118,26 +116,25 @@ class World:
         self.stop()
         self.oracle.rows.clear()
         kept: Index | None = None
-        for index in indexes.active(self.engine):
-            if kept is None and index.backfill_done and index.collection in self.collections():
+        for index in indexes.all_of(self.engine):
+            there = index.collection in self.collections() and index.state in indexes.ACTIVE
+            if kept is None and there and index.backfill_done:
                 kept = index
-                continue
-            self._forget(index)
+            elif index.state != "retired" or index.collection in self.collections():
+                self._forget(index)
         self.sql(FORGET_EVERYTHING)
         if kept is None:
             kept = self.reindex("one")
-            for _ in reindex.fill(self.engine, kept):
-                pass
         self._empty(kept)
-        if kept.state != "live":
-            self.store.point_alias(ALIAS, kept.collection)
-            indexes.make_live(self.engine, kept.id, ALIAS)
+        self.store.point_alias(ALIAS, kept.collection)
+        with database.begin(self.engine) as connection:
+            indexes.make_live(connection, kept.id, ALIAS)
 
     def _forget(self, index: Index) -> None:
         if self.store.aliases().get(ALIAS) == index.collection:
             self.store.drop_alias(ALIAS)
-        indexes.retire(self.engine, index.id)
-        self.store.drop_collection(index.collection)
+        self.sql("UPDATE indexer.indexes SET state = 'retired' WHERE id = :id", id=index.id)
+        collection.remove(self.engine, self.store, index)  # pyright: ignore[reportArgumentType]
 
     def _empty(self, index: Index) -> None:
         """No point is left, not even a tombstone: with the engine's own verbs."""
@@ -194,22 +191,65 @@ class World:
 
     # -- admins -----------------------------------------------------------------------------
 
-    def admin(self, name: str, work: Callable[[], object]) -> Process:
-        return self._start(name, work)
-
     def reindex(self, encoder_id: str) -> Index:
-        return reindex.start(
+        """A new index, filled from the catalog, but not drained."""
+        index = self._begin(encoder_id)
+        for _ in reindex.fill(self.engine, index):
+            pass
+        return index
+
+    def _begin(self, encoder_id: str) -> Index:
+        return reindex.start_with(
             self.engine,
             self.store,  # pyright: ignore[reportArgumentType]
             catalog_name="films",
-            encoder_uri=f"memory://{encoder_id}",
+            encoder=info(encoder_id),
         )
+
+    def begin(self, encoder_id: str) -> Index:
+        """A new index that nothing is filled into yet."""
+        return self._begin(encoder_id)
 
     def fill(self, name: str, index: Index) -> Process:
         return self._start(name, lambda: list(reindex.fill(self.engine, index)))
 
-    def promote(self, index: Index) -> None:
-        reindex.promote(self.engine, self.store, index.id)  # pyright: ignore[reportArgumentType]
+    def promote(self, index: Index) -> Index:
+        return rollout.promote(
+            self.engine,
+            self.store,  # pyright: ignore[reportArgumentType]
+            self.towers,
+            self.settings,
+            index.id,
+            pause=lambda: None,
+        )
+
+    def resume(self, index: Index) -> None:
+        reindex.resume(self.engine, self.store, index.id)  # pyright: ignore[reportArgumentType]
+        for _ in reindex.fill(self.engine, index):
+            pass
+
+    def tidy(self) -> None:
+        rollout.tidy(self.engine, self.store, self.settings)  # pyright: ignore[reportArgumentType]
+
+    def admin(self, name: str, what: str, number: int) -> None:
+        """An admin (or the workers' upkeep) who will do this; he stands before his first step. Of
+        several indexes he means the one of that number."""
+        known = [one for one in indexes.all_of(self.engine) if one.state != "retired"]
+        if what == "reindex":
+            if len(known) < MOST_INDEXES:
+                encoder_id = sorted(SALTS)[number % len(SALTS)]
+                self._start(name, lambda: self.reindex(encoder_id))
+            return
+        chosen = known[-1 - number % len(known)]
+        works: dict[str, Callable[[], object]] = {
+            "resume": lambda: self.resume(chosen),
+            "promote": lambda: self.promote(chosen),
+            "roll back": lambda: rollout.rollback(self.engine, self.store, ALIAS),  # pyright: ignore[reportArgumentType]
+            "cancel": lambda: rollout.cancel(self.engine, self.store, chosen.id),  # pyright: ignore[reportArgumentType]
+            "retire": lambda: rollout.retire(self.engine, self.store, chosen.id),  # pyright: ignore[reportArgumentType]
+            "tidy": self.tidy,
+        }
+        self._start(name, works[what])
 
     def _start(self, name: str, work: Callable[[], object]) -> Process:
         assert name not in self.processes, name
@@ -286,11 +326,12 @@ class World:
             user.rollback()
         if not after:
             self.end(last_steps)
-        self.complete_backfills()
+        self.complete_rollouts()
         self.drain()
         self.check()
         if after and (self.processes or self.store.late):
             self.end(last_steps)
+            self.complete_rollouts()
             self.drain()
             self.check()
 
@@ -310,15 +351,13 @@ class World:
         while self.store.late:
             self.late_request_arrives()
 
-    def complete_backfills(self) -> None:
-        """What an admin does about a build that died: goes on with it, or gives it up where not
-        even its collection was made."""
+    def complete_rollouts(self) -> None:
+        """What the workers' upkeep and an admin do about a roll-out that died: it is healed, and
+        what is being built goes on."""
+        self.tidy()
         for index in indexes.active(self.engine):
-            if index.collection not in self.collections():
-                indexes.retire(self.engine, index.id)
-            elif not index.backfill_done:
-                for _ in reindex.fill(self.engine, index):
-                    pass
+            if not index.backfill_done:
+                self.resume(index)
 
     def drain(self) -> None:
         """Leases and pauses are over, and one drain has worked all of it off."""
