@@ -90,7 +90,7 @@ def begun(connection: sa.Connection, alias: str) -> list[Step]:
 def rolled_back_from(connection: sa.Connection, alias: str) -> set[int]:
     """Indexes of the alias that were last left by a rollback, not by a promotion."""
     left = sa.cast(_columns.report["before"].astext, sa.Integer)
-    newest = (
+    moves = (
         sa.select(left.label("index_id"), _columns.action)
         .where(
             _columns.alias == alias,
@@ -98,10 +98,10 @@ def rolled_back_from(connection: sa.Connection, alias: str) -> set[int]:
             _columns.report["outcome"].astext == "done",
             left.is_not(None),
         )
-        .distinct(left)
-        .order_by(left, _columns.id.desc())
+        .order_by(_columns.id)
     )
-    return {row.index_id for row in connection.execute(newest) if row.action == "rollback"}
+    last = {row.index_id: row.action for row in connection.execute(moves)}
+    return {index_id for index_id, action in last.items() if action == "rollback"}
 
 
 def of(engine: sa.Engine, alias: str | None = None, *, limit: int = 1_000) -> list[Step]:
