@@ -28,7 +28,7 @@ LOGGED = 5  # unreadable values, of all that there are
 
 log = logging.getLogger(__name__)
 
-_EVENT_DTYPES = {
+EVENT_ARRAYS = {
     "user": np.int32,
     "item": np.int32,
     "occurred_at": np.int64,
@@ -74,7 +74,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """The same for the same data in any process; other data gives another."""
         digest = hashlib.sha256()
-        for name in _EVENT_DTYPES:
+        for name in EVENT_ARRAYS:
             digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         for part in _described(self):
             digest.update(json.dumps(part, default=str, sort_keys=True).encode())
@@ -125,7 +125,7 @@ def without_events_of(dataset: Dataset, keys: Sequence[str]) -> Dataset:
     """The same catalog and users, without any event of these items: they are cold afterwards."""
     rows = [dataset.item_index[key] for key in keys]
     keep = ~np.isin(dataset.item, np.asarray(rows, dtype=np.int32))
-    return replace(dataset, **{name: getattr(dataset, name)[keep] for name in _EVENT_DTYPES})
+    return replace(dataset, **{name: getattr(dataset, name)[keep] for name in EVENT_ARRAYS})
 
 
 def readable(dataset: Dataset) -> tuple[Dataset, int]:
@@ -189,7 +189,7 @@ def _described(dataset: Dataset) -> Sequence[object]:
 
 def _check_events(dataset: Dataset) -> None:
     count = len(dataset.user)
-    for name, dtype in _EVENT_DTYPES.items():
+    for name, dtype in EVENT_ARRAYS.items():
         array = getattr(dataset, name)
         if array.dtype != dtype or array.shape != (count,):
             raise DatasetInvalid(

@@ -36,7 +36,9 @@ Service = Callable[[str], str]
 
 
 def pytest_configure() -> None:
-    """The tests see no settings of the person who runs them."""
+    """The tests see no settings of the person who runs them. Torch computes in one thread: more of
+    them than idle cores is many times slower, and what tests train is small."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     for name in list(os.environ):
         ours = name.startswith("TWINSPAN_") and not name.startswith("TWINSPAN_TEST_")
         if (ours and name != "TWINSPAN_DATA") or name.startswith("PG"):

@@ -1,0 +1,281 @@
+"""Sequential recommenders that know items by their identity: what a feature tower is compared with.
+
+SASRec (Kang & McAuley 2018, arXiv 1808.09781) with the softmax over all items in place of one
+negative per event, which later studies found to be worth a third of its recall. eSASRec (arXiv
+2508.06450): LiGR layers, whose residual branches are gated, and a sampled softmax. A plain
+two-tower model: the mean of the history against the item, both through an MLP.
+
+They are measured by the same harness, on the same batches, as the towers that are served. They know
+no item that was not there when they were trained, so none of them can keep an index open.
+
+Departures: padding is at the end, and positions are counted from the newest event back; a user
+without events is asked with a learned vector; norms come first in SASRec's layers too, since that
+trains more evenly; the rate falls by a cosine.
+
+Shapes: B users, L events, P targets, T real targets of a batch, N items, D width, M features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from encoders import features
+from encoders.batches import Batch
+from encoders.dataset import Dataset, Split
+from encoders.errors import TrainingFailed
+from encoders.fusion import Entities, FeatureTokens, SharedTables, entities
+from encoders.options import require
+from encoders.types import FloatArray
+
+_BOUNDS = {
+    **dict.fromkeys(("width", "layers", "heads", "history", "targets", "windows"), (1, 4_096)),
+    **dict.fromkeys(("epochs", "patience", "negatives", "validation_users"), (0, 1_000_000)),
+    "dropout": (0, 0.9),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    width: int = 64
+    layers: int = 2
+    heads: int = 1
+    gated: bool = False  # LiGR layers instead of plain ones
+    negatives: int = 0  # drawn for each batch; 0: the softmax goes over all items
+    dropout: float = 0.2
+
+    history: int = 50
+    targets: int = 50
+    windows: int = 128
+    learning_rate: float = 1e-3
+    warm_up: float = 0.0
+    weight_decay: float = 0.0
+    epochs: int = 100
+    patience: int = 10
+    validation_users: int = 2_000
+
+    def __post_init__(self) -> None:
+        require(self, _BOUNDS)
+        if self.width % self.heads:
+            raise TrainingFailed(f"width {self.width} must be a multiple of heads {self.heads}")
+
+
+NAMES = ("two-tower", "sasrec", "esasrec")
+
+
+def configure(name: str, config: Config) -> Config:
+    """The options that make the named model of these."""
+    match name:
+        case "esasrec":
+            return replace(config, gated=True, negatives=config.negatives or 256)
+        case "sasrec" | "two-tower":
+            return replace(config, gated=False)
+        case _:
+            raise TrainingFailed(f"no baseline is called {name!r}; there are {', '.join(NAMES)}")
+
+
+class Layer(nn.Module):
+    """Causal attention, then two dense layers; each is added to what came in."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.norm_attend, self.norm_feed = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attend = nn.Linear(width, 3 * width)
+        self.join = nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D); an event sees itself and those before it."""
+        x = x + self.dropout(self._attention(self.norm_attend(x)))
+        return x + self.dropout(self.feed(self.norm_feed(x)))
+
+    def _attention(self, x: Tensor) -> Tensor:
+        B, L, D = x.shape
+        q, k, v = self.attend(x).view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, L, D / H)
+        return self.join(mixed.transpose(1, 2).reshape(B, L, D))
+
+
+class GatedLayer(Layer):
+    """LiGR: each branch is weighted by a gate that reads what came in; the dense part is SwiGLU."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        width, hidden = config.width, 4 * config.width
+        self.gate_attend, self.gate_feed = nn.Linear(width, width), nn.Linear(width, width)
+        self.feed = nn.Identity()
+        self.swish, self.linear = nn.Linear(width, hidden), nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = self.dropout(self._attention(self.norm_attend(x)))
+        x = x + self.gate_attend(x).sigmoid() * attended
+        normed = self.norm_feed(x)
+        fed = self.dropout(self.out(F.silu(self.swish(normed)) * self.linear(normed)))
+        return x + self.gate_feed(x).sigmoid() * fed
+
+
+class SASRec(nn.Module):
+    """Items and places are embedded; the last output is asked for items by dot product."""
+
+    def __init__(self, items: int, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.items = nn.Embedding(items, config.width)
+        self.places = nn.Embedding(config.history, config.width)
+        self.start = nn.Parameter(torch.zeros(config.width))
+        kind = GatedLayer if config.gated else Layer
+        self.layers = nn.ModuleList(kind(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        for table in (self.items, self.places):
+            nn.init.normal_(table.weight, std=config.width**-0.5)
+
+    def item_vectors(self) -> Tensor:
+        """(N, D)"""
+        return self.items.weight
+
+    def queries(self, batch: Batch, vectors: Tensor) -> Tensor:
+        """(B, P, D): what each target is asked with, given what came before it."""
+        device = vectors.device
+        items = torch.as_tensor(batch.item, device=device)  # (B, L)
+        length = torch.as_tensor(batch.length, device=device)
+        L = items.shape[1]
+        back = (length[:, None] - 1 - torch.arange(L, device=device)).clamp(min=0)  # (B, L)
+        x = F.embedding(items, vectors) * self.config.width**0.5 + self.places(back)
+        x = self.dropout(x)  # (B, L, D)
+        for layer in self.layers:
+            x = layer(x)
+        return _before(self.norm(x), torch.as_tensor(batch.seen, device=device), self.start)
+
+
+class TwoTower(nn.Module):
+    """An item is its identity and the mean of its features, a user the mean of the items."""
+
+    def __init__(
+        self, tokens: FeatureTokens, tables: SharedTables, items: Entities, config: Config
+    ):
+        super().__init__()
+        self.config = config
+        self.tables = tables
+        self.tokens = tokens
+        self.features = items
+        self.items = nn.Embedding(items.rows, config.width)
+        self.item_tower, self.user_tower = _mlp(config), _mlp(config)
+        self.start = nn.Parameter(torch.zeros(config.width))
+        nn.init.normal_(self.items.weight, std=config.width**-0.5)
+
+    def item_vectors(self) -> Tensor:
+        """(N, D)"""
+        tokens, present = self.tokens(self.features)  # (N, M, D), (N, M)
+        weights = present.to(tokens.dtype) / present.sum(dim=1, keepdim=True).clamp(min=1)
+        pooled = torch.bmm(weights[:, None, :], tokens)[:, 0]  # (N, D)
+        return self.item_tower(self.items.weight + pooled)
+
+    def queries(self, batch: Batch, vectors: Tensor) -> Tensor:
+        """(B, P, D)"""
+        device = vectors.device
+        past = F.embedding(torch.as_tensor(batch.item, device=device), vectors)  # (B, L, D)
+        counts = torch.arange(1, past.shape[1] + 1, device=device)[None, :, None]
+        means = past.cumsum(dim=1) / counts  # (B, L, D): of the first events
+        before = _before(means, torch.as_tensor(batch.seen, device=device), self.start)
+        return self.user_tower(before)
+
+
+class Learner:
+    """A baseline in training: implements encoders.learning.Learner."""
+
+    def __init__(self, name: str, network: SASRec | TwoTower, split: Split) -> None:
+        self.name = name
+        self.network = network
+        self.schedule = network.config
+        self.items = len(split.dataset.items)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of the batch's targets among all items, or among as many negatives."""
+        vectors = self.network.item_vectors()  # (N, D)
+        targets = torch.as_tensor(batch.target, device=vectors.device)  # (B, P)
+        queries = self.network.queries(batch, vectors)[targets >= 0]  # (T, D)
+        targets = targets[targets >= 0]  # (T,)
+        if not self.schedule.negatives:
+            return F.cross_entropy(queries @ vectors.T, targets)
+        drawn = torch.randint(self.items, (self.schedule.negatives,), device=vectors.device)
+        own = (queries * vectors[targets]).sum(dim=1, keepdim=True)  # (T, 1)
+        others = queries @ vectors[drawn].T  # (T, negatives)
+        others = others.masked_fill(drawn[None, :] == targets[:, None], -torch.inf)
+        first = torch.zeros_like(targets)
+        return F.cross_entropy(torch.cat([own, others], dim=1), first)
+
+    @torch.inference_mode()
+    def scorer(self) -> Scorer:
+        return Scorer(network=self.network, vectors=self.network.item_vectors())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scorer:
+    """Implements encoders.evaluate.Scorer."""
+
+    network: SASRec | TwoTower
+    vectors: Tensor  # (N, D)
+
+    @property
+    def history(self) -> int:
+        return self.network.config.history
+
+    @torch.inference_mode()
+    def __call__(self, batch: Batch) -> FloatArray:
+        queries = self.network.queries(batch, self.vectors)[:, 0]  # (B, D)
+        return (queries @ self.vectors.T).cpu().numpy()
+
+
+def build(name: str, config: Config, split: Split, *, device: str = "cpu") -> Learner:
+    """An untrained baseline by name. Weights come from torch's generator: seed it before."""
+    config = configure(name, config)
+    data = split.dataset
+    network = (
+        _two_tower(config, data, torch.device(device))
+        if name == "two-tower"
+        else SASRec(len(data.items), config)
+    )
+    return Learner(name, network.to(device), split)
+
+
+def _two_tower(config: Config, data: Dataset, device: torch.device) -> TwoTower:
+    records = [(f"item {item.key!r}", item.features) for item in data.items]
+    pipelines = features.fit(data.item_features, records, (), [], known=30_000, buckets=256)
+    tables = SharedTables(pipelines.vocabularies, config.width)
+    tokens = FeatureTokens(
+        pipelines.items,
+        tables,
+        width=config.width,
+        noise=0.0,
+        hidden=0.0,
+        words=True,
+        text_width=None,
+    )
+    items = entities(pipelines.items.read(records), pipelines.items, None, device)
+    return TwoTower(tokens, tables, items, config)
+
+
+def _mlp(config: Config) -> nn.Sequential:
+    width = config.width
+    return nn.Sequential(
+        nn.Linear(width, 2 * width),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(2 * width, width),
+    )
+
+
+def _before(outputs: Tensor, seen: Tensor, start: Tensor) -> Tensor:
+    """(B, P, D): of (B, L, D) the output of the last event before each target (B, P)."""
+    rows = (seen - 1).clamp(min=0)[..., None].expand(-1, -1, outputs.shape[-1])
+    chosen = outputs.gather(1, rows)  # (B, P, D)
+    return cast(Any, torch).where((seen > 0)[..., None], chosen, start)
