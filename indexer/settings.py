@@ -214,10 +214,11 @@ class Settings(BaseSettings):
         "may be, as a share of them. It is refused when that is certain to 95%.",
     )
     gate_p95_ms: float = Field(
-        default=200,
+        default=500,
         gt=0,
         le=60_000,
-        description="Milliseconds within which 95% of single queries to a new index must answer.",
+        description="Milliseconds within which 95% of single queries to a new index must answer. "
+        "Low: a busy moment refuses it; high: a slow tower reaches your users.",
     )
     device: str = Field(
         default="cpu",

@@ -6,15 +6,18 @@ of the same dimension, and `slow_s` makes its user side slow.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 from hashing import HashingEncoder, info
 
+from encoders.dataset import Dataset
 from encoders.types import UserQuery, UserState
-from indexer import catalog, collection, database, gate, indexes, reindex, sync
+from indexer import catalog, collection, database, gate, indexes, interactions, reindex, sync
 from indexer.catalog import spec
 from indexer.indexes import Index
 from indexer.settings import Settings
@@ -23,6 +26,7 @@ from indexer.towers import Towers
 
 GENRES = ("Comedy", "Drama", "Horror", "Western")
 FILMS = 200
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 QUICK = {"gate_queries": 16, "gate_samples": 100, "gate_users": 100}
 
 
@@ -66,6 +70,55 @@ class Judged:
             first=first,
             last=first + count - 1,
         )
+
+    def insert_world(self, data: Dataset) -> None:
+        """The world's items as rows, and what its users did as interactions."""
+        with database.begin(self.engine) as connection:
+            connection.execute(
+                sa.text(
+                    "INSERT INTO public.items (id, title, attributes)"
+                    " VALUES (:id, :title, CAST(:attributes AS jsonb))"
+                ),
+                [
+                    {
+                        "id": item.key,
+                        "title": item.features["title"],
+                        "attributes": json.dumps(
+                            {name: item.features[name] for name in ("genres", "year")}
+                        ),
+                    }
+                    for item in data.items
+                ],
+            )
+        events = [
+            interactions.Interaction(
+                user_key=data.user_keys[int(user)],
+                item_key=data.items[int(item)].key,
+                occurred_at=EPOCH + timedelta(microseconds=int(at)),
+            )
+            for user, item, at in zip(data.user, data.item, data.occurred_at, strict=True)
+        ]
+        interactions.add(self.engine, events)
+
+    def insert_clusters(self, count: int) -> None:
+        """Films in 20 tight clusters, two to a brand: what a brand has lies far from most films."""
+        self.run(
+            "INSERT INTO public.items (id, title, attributes) SELECT 'k' || n,"
+            " repeat('cluster' || n % 20 || ' ', 5) || n,"
+            " jsonb_build_object('brand', 'brand ' || n % 20 / 2)"
+            " FROM generate_series(1, CAST(:count AS int)) AS n",
+            count=count,
+        )
+
+    def start(self, encoder_uri: str) -> Index:
+        """A new index by an encoder on disk, filled and drained, that is not live."""
+        index = reindex.start(
+            self.engine, self.store, catalog_name="items", encoder_uri=encoder_uri
+        )
+        for _ in reindex.fill(self.engine, index):
+            pass
+        self.drain()
+        return index
 
     def build(self, encoder_id: str, encoder: HashingEncoder, *, drained: bool = True) -> Index:
         """A new index, filled and drained, that is not live."""

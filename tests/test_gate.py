@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import qdrant_edge
 import sqlalchemy as sa
-from gate_world import FILMS, QUICK, Judged, check, failed
+from gate_world import FILMS, QUICK, Judged, SlowEncoder, check, failed
 from hashing import HashingEncoder
 from qdrant_rest import QdrantRest
+from worlds import genre_world
 
-from indexer import entries, gate, indexes
-from indexer.gate import ledger, stored
+from encoders import train
+from indexer import catalog, collection, entries, gate, indexes
+from indexer.catalog import spec
+from indexer.cli.app import run
+from indexer.gate import latency, ledger, quality, recall, stored
 from indexer.settings import Settings
-from indexer.stores import VectorStore
+from indexer.stores import VectorStore, edge_shard, policy
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
 
@@ -168,3 +174,109 @@ def test_more_quarantined_items_than_allowed_are_refused(world: Judged) -> None:
     assert failed(report) == [ledger.QUARANTINE]
     assert "10 of 200 items (5.00%), at most 1.00%" in report.refusal()
     assert world.judge(index, gate_quarantined=0.05).passed
+
+
+# -- what users would notice -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def towers_of_fans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Two real towers of one world: one learnt who likes what, one from shuffled labels."""
+    data, root = genre_world(films=30, fans=12, seed=3).data, tmp_path_factory.mktemp("towers")
+    named = {one.name for one in spec.BUILTIN.item_features}
+    known = replace(data, item_features=tuple(f for f in data.item_features if f.name in named))
+    shuffled = replace(known, item=np.random.default_rng(0).permutation(known.item))
+    config = {"width": 16, "epochs": 4, "windows": 8, "patience": 4}
+    return {
+        name: train.train("retrievalformer", one, str(root), config=config, seed=1, threads=1).uri
+        for name, one in (("true", known), ("shuffled", shuffled))
+    }
+
+
+def test_an_encoder_trained_on_shuffled_labels_is_refused_and_the_true_one_is_not(
+    engine: sa.Engine, edge_store: EdgeStore, settings: Settings, towers_of_fans: dict[str, str]
+) -> None:
+    world = Judged(engine=engine, store=edge_store, settings=settings)
+    fans = genre_world(films=30, fans=12, seed=3).data
+    world.insert_world(fans)
+    true = world.start(towers_of_fans["true"])
+    first = world.judge(true)
+    assert failed(first) == [], first.refusal()
+    assert check(first, quality.QUALITY).passed is None  # nothing is live to compare with
+    assert "popular items" in check(first, quality.QUALITY).measured
+    world.make_live(true)
+    shuffled = world.start(towers_of_fans["shuffled"])
+    report = world.judge(shuffled)
+    assert failed(report) == [quality.QUALITY], report.refusal()
+    seen = check(report, quality.QUALITY)
+    assert seen.value is not None
+    assert seen.value < -0.2, seen.measured  # even the better end of the interval
+    assert f"5.0% worse than live index {true.id}" in report.refusal()
+    again = world.judge(world.start(towers_of_fans["true"]))
+    assert failed(again) == [], again.refusal()
+    assert check(again, quality.QUALITY).passed is True
+
+
+def test_filtered_recall_destroyed_is_refused_and_the_filter_is_named(
+    engine: sa.Engine, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph built before its payload indexes has no links along them; a plain walk under a
+    filter then loses its way. Whoever turns the exact scan off gets that without a word."""
+    monkeypatch.setattr(edge_shard, "FULL_SCAN_KB", 10)  # else the engine scans so few items
+    walk = policy.Plan(exact=False, ef=32)
+    monkeypatch.setattr(policy, "plan", lambda *, exact, limit, passing: replace(walk, exact=exact))
+    store = EdgeStore(tmp_path / "edge", graph_kb=10)
+    world = Judged(engine=engine, store=store, settings=settings)
+    world.insert_clusters(4_000)
+    index = world.build("e1", HashingEncoder())
+    with store._shard(index.collection).reading() as handle:
+        for name in spec.BUILTIN.fields:
+            handle.update(qdrant_edge.UpdateOperation.delete_field_index(name))
+    store.optimize(index.ref)
+    attached = catalog.get(engine, "items")
+    with store._shard(index.collection).reading() as handle:
+        edge_shard._index_fields(handle, collection.spec_of(index, attached, ()))
+    report = world.judge(index, gate_queries=40)
+    store.close()
+    assert failed(report) == [recall.FILTERED], report.refusal()
+    seen = check(report, recall.FILTERED)
+    assert seen.value is not None
+    assert seen.value < 0.9
+    assert "under {'brand': " in report.refusal()
+
+
+def test_a_slow_index_is_refused(world: Judged) -> None:
+    report = world.judge(world.build("e1", SlowEncoder(0.03)), gate_p95_ms=25)
+    assert failed(report) == [latency.LATENCY]
+    assert "at most 25 ms" in report.refusal()
+
+
+def test_the_command_shows_the_report_and_exits_by_it(
+    edge_store: EdgeStore,
+    engine: sa.Engine,
+    settings: Settings,
+    towers_of_fans: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world = Judged(engine=engine, store=edge_store, settings=settings)
+    world.insert_world(genre_world(films=30, fans=12, seed=3).data)
+    index = world.start(towers_of_fans["true"])
+    edge_store.close()  # the command opens it
+    for name, value in {
+        "DATA_DIR": str(edge_store._root.parent),
+        "DATABASE_URL": engine.url.render_as_string(hide_password=False).replace("+psycopg", ""),
+        "GATE_QUERIES": "8",
+        "GATE_P95_MS": "60000",
+    }.items():
+        monkeypatch.setenv(f"TWINSPAN_{name}", value)
+    assert run(["gate", str(index.id), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["passed"] is True
+    assert shown == indexes.gate(engine, index.id)
+    world.run("DELETE FROM indexer.entries WHERE index_id = :id", id=index.id)
+    assert run(["gate", str(index.id)]) == 1
+    text = capsys.readouterr().out
+    assert "does not pass the gate" in text
+    assert "twinspan verify --repair" in text
+    assert run(["gate", str(index.id), "--last"]) == 1

@@ -11,7 +11,18 @@ from typing import Annotated
 import typer
 
 from encoders.errors import EncoderError
-from indexer.cli import access, asking, data, health, psql, recovery, rollout, running, training
+from indexer.cli import (
+    access,
+    asking,
+    data,
+    gate,
+    health,
+    psql,
+    recovery,
+    rollout,
+    running,
+    training,
+)
 from indexer.errors import TwinspanError, UsageError
 
 DONE, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
@@ -27,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (running, psql, data, training, rollout, health, recovery, access, asking):
+for group in (running, psql, data, training, rollout, gate, health, recovery, access, asking):
     group.add_to(app)
 
 

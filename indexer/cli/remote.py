@@ -54,6 +54,9 @@ class Server:
     def promote(self, index_id: int, *, force: bool, by: str | None) -> None:
         self._ask("POST", f"/indexes/{index_id}/promote", {"force": force, "by": by})
 
+    def judge(self, index_id: int, *, by: str | None) -> dict[str, object]:
+        return dict(self._ask("POST", f"/indexes/{index_id}/gate", {"by": by}))
+
     def rollback(self, alias: str, *, force: bool, by: str | None) -> int:
         """Returns the id of the index that answers now."""
         path = f"/aliases/{quote(alias, safe='')}/rollback"

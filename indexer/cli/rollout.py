@@ -13,6 +13,7 @@ from indexer.cli.output import Json
 from indexer.errors import IndexStateError, UsageError
 
 if TYPE_CHECKING:
+    from indexer.gate import Pause
     from indexer.indexes import Index
 
 ROLLOUT_PANEL = "Indexes"
@@ -105,10 +106,10 @@ def rollback(
     with parts.opened() as opened:
         alias = alias or _only_alias(opened)
         if opened.server is not None:
-            back = opened.server.rollback(alias, force=force, by=_who())
+            back = opened.server.rollback(alias, force=force, by=who())
             index = indexes.get(opened.engine, back)
         else:
-            index = rolling.rollback(opened.engine, opened.store, alias, force=force, by=_who())
+            index = rolling.rollback(opened.engine, opened.store, alias, force=force, by=who())
         _show(index, as_json=as_json)
 
 
@@ -120,9 +121,9 @@ def retire(index: IndexId, yes: Yes = False, as_json: Json = False) -> None:
     with parts.opened() as opened:
         _confirm(opened, "Retire", index, yes=yes)
         if opened.server is not None:
-            opened.server.retire(index, by=_who())
+            opened.server.retire(index, by=who())
         else:
-            rolling.retire(opened.engine, opened.store, index, by=_who())
+            rolling.retire(opened.engine, opened.store, index, by=who())
         _show(indexes.get(opened.engine, index), as_json=as_json)
 
 
@@ -134,9 +135,9 @@ def cancel(index: IndexId, yes: Yes = False, as_json: Json = False) -> None:
     with parts.opened() as opened:
         _confirm(opened, "Cancel", index, yes=yes)
         if opened.server is not None:
-            opened.server.cancel(index, by=_who())
+            opened.server.cancel(index, by=who())
         else:
-            rolling.cancel(opened.engine, opened.store, index, by=_who())
+            rolling.cancel(opened.engine, opened.store, index, by=who())
         _show(indexes.get(opened.engine, index), as_json=as_json)
 
 
@@ -182,7 +183,7 @@ def _only_alias(opened: parts.Parts) -> str:
     return live[0]
 
 
-def _who() -> str | None:
+def who() -> str | None:
     """The person at the keyboard, as far as the system knows."""
     try:
         return getpass.getuser()
@@ -199,7 +200,7 @@ def _start(
     info = training.choose(opened, encoder)
     if opened.server is not None:
         asked = {"catalog": catalog, "encoder_uri": info.uri, "alias": alias, "queue": queue}
-        return indexes.get(opened.engine, opened.server.reindex({**asked, "by": _who()}))
+        return indexes.get(opened.engine, opened.server.reindex({**asked, "by": who()}))
     return building.start(
         opened.engine,
         opened.store,
@@ -207,7 +208,7 @@ def _start(
         encoder_uri=info.uri,
         alias=alias,
         queue=queue,
-        by=_who(),
+        by=who(),
     )
 
 
@@ -319,7 +320,7 @@ def _promote(opened: parts.Parts, index_id: int, *, force: bool) -> Index:
     from indexer import rollout as rolling
 
     if opened.server is not None:
-        opened.server.promote(index_id, force=force, by=_who())
+        opened.server.promote(index_id, force=force, by=who())
         return indexes.get(opened.engine, index_id)
     return rolling.promote(
         opened.engine,
@@ -328,8 +329,24 @@ def _promote(opened: parts.Parts, index_id: int, *, force: bool) -> Index:
         opened.settings,
         index_id,
         force=force,
-        by=_who(),
+        by=who(),
+        pause=pause_of(opened, index_id),
     )
+
+
+def pause_of(opened: parts.Parts, index_id: int) -> Pause:
+    """What is done while the gate waits: the work, where no worker can be there to do it."""
+    from indexer import gate, indexes
+
+    if opened.settings.broker_url is not None:
+        return gate.sleep
+    index = indexes.get(opened.engine, index_id)
+
+    def work_or_sleep() -> None:
+        _work(opened, index)
+        gate.sleep()
+
+    return work_or_sleep
 
 
 def _show(index: Index, *, as_json: bool) -> None:

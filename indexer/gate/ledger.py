@@ -14,18 +14,19 @@ from indexer.entries import Standing
 from indexer.gate.report import Check
 from indexer.gate.subject import Subject
 
+LOOKS = 10  # at the counts of a catalog that never rests
 BACKFILL, QUARANTINE, COUNTS = "backfill complete", "quarantined items", "counts equal"
 
 
 def backfill(subject: Subject) -> Check:
     """Every item has been listed, and no change from before the watermark is unwritten; waits for
-    that as long as gate_wait_s."""
+    the second as long as gate_wait_s."""
     deadline = subject.deadline()
     while True:
         filled = indexes.get(subject.engine, subject.index.id).backfill_done
         unrouted = changes.pending_before(subject.engine, subject.catalog.id, subject.mark)
         overdue = _standing(subject).overdue
-        if (filled and not unrouted and not overdue) or time.monotonic() > deadline:
+        if not filled or not (unrouted or overdue) or time.monotonic() > deadline:
             break
         subject.pause()
     listed = "the whole catalog is listed" if filled else "the catalog is not listed to its end"
@@ -87,11 +88,12 @@ class _Counts:
 
 def counts(subject: Subject) -> Check:
     """Catalog, ledger and store hold the same number of items, up to those that change while they
-    are counted; counted again as long as gate_wait_s for a moment in which nothing does."""
-    deadline = subject.deadline()
+    are counted; counted several times, for a moment in which nothing does."""
+    deadline, looks = subject.deadline(), 0
     while True:
-        seen = _count(subject)
-        if not seen.in_flight or time.monotonic() > deadline:
+        seen, looks = _count(subject), looks + 1
+        settled = seen.in_flight == 0 or (seen.in_flight is not None and looks >= LOOKS)
+        if settled or time.monotonic() > deadline:
             break
         subject.pause()
     usable = seen.rows - seen.unusable

@@ -15,6 +15,7 @@ from indexer.http.models import (
     ByIn,
     ComparisonOut,
     ForceIn,
+    GateOut,
     IndexOut,
     ProgressOut,
     ReindexIn,
@@ -101,6 +102,19 @@ def _add_rollout(router: APIRouter, api: Api) -> None:
         )
         api.retrievers.warm_up({index.alias})
         return IndexOut.model_validate(index)
+
+    @router.post("/indexes/{index_id}/gate", summary="Ask the gate about an index")
+    def judge(index_id: IndexId, asked: ByIn | None = None) -> GateOut:
+        _known(api, index_id)
+        report = rollout.judge(
+            services.engine,
+            services.store,
+            services.towers,
+            services.settings,
+            index_id,
+            by=(asked or ByIn()).by,
+        )
+        return GateOut.model_validate(report.as_dict())
 
     @router.post("/aliases/{alias}/rollback", summary="Have the index before answer again")
     def rollback(alias: AliasInPath, asked: ForceIn | None = None) -> IndexOut:

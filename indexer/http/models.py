@@ -230,6 +230,32 @@ class StatusOut(BaseModel):
     health: HealthOut
 
 
+class CheckOut(BaseModel):
+    """`passed` is null for what could not be asked, or only informs."""
+
+    name: str
+    passed: bool | None
+    measured: str
+    meaning: str
+    remedy: str
+    value: float | None
+    threshold: float | None
+    figures: dict[str, Any]
+
+
+class GateOut(BaseModel):
+    """What the gate found; `started_at` is the moment up to which changes had to be written."""
+
+    index_id: int
+    encoder_id: str
+    live_index_id: int | None
+    seed: int
+    started_at: datetime
+    took_s: float
+    passed: bool
+    checks: list[CheckOut]
+
+
 class ComparisonOut(BaseModel):
     """What a comparison of catalog, ledger and store saw; `drift` is the sum of what should not be:
     from `missed_change` to `ledger_wrong`."""
