@@ -151,9 +151,9 @@ def claim(
 ) -> Batch | None:
     """Lease up to `limit` dirty entries for `lease_s` seconds under one new fence: deletes first,
     then live changes, then backfill (which always gets its share, on top of `limit`), each oldest
-    first. Expired leases are claimed again by the same statement. Counts an attempt for each.
-    Committed before it returns: a crash costs one lease, never a change. None when nothing is due.
-    """
+    first. Expired leases are claimed again by the same statement, but by every second claim only,
+    where others are due. Counts an attempt for each. Committed before it returns: a crash costs one
+    lease, never a change. None when nothing is due."""
     parameters = {
         "index_id": index_id,
         "limit": limit,
@@ -165,7 +165,7 @@ def claim(
     deadline = time.monotonic() + lease_s  # before the lease begins, so never too late
     with database.begin(engine) as connection:
         next_ = connection.execute(sql.NEXT_FENCE).one()
-        rows = connection.execute(sql.CLAIM, {**parameters, "fence": next_.fence}).mappings().all()
+        rows = _claimed(connection, {**parameters, "fence": next_.fence}, odd=next_.fence % 2 == 1)
     if not rows:
         return None
     held = [dict(row) for row in rows if not row["quarantined"]]
@@ -180,6 +180,17 @@ def claim(
         claimed_at=next_.at,
         claims=claims,
     )
+
+
+def _claimed(
+    connection: sa.Connection, parameters: Mapping[str, object], *, odd: bool
+) -> Sequence[sa.RowMapping]:
+    """The rows of one claim. An odd one passes by what a lost holder left, where there is more."""
+    for fresh in (True, False) if odd else (False,):
+        rows = connection.execute(sql.CLAIM, {**parameters, "fresh": fresh}).mappings().all()
+        if rows:
+            return rows
+    return []
 
 
 def ack_if_held(

@@ -25,16 +25,17 @@ NEXT_FENCE = sa.text("""
 
 # An entry with an expired lease is a suspect: its holder died or stalled. A claim that meets
 # suspects takes only them, the fewer the more often they were lost (512, 32, 2, 1): a bisection
-# over crashes that ends with the culprit alone. Hashes are taken out, so whatever a lost holder
+# over crashes that ends with the culprit alone. Every other claim (`:fresh`, the odd fences) passes
+# suspects by, so that changes of today do not wait behind that. Hashes are taken out, so whatever a lost holder
 # did or still does, the next write is a full one.
 CLAIM = sa.text(f"""
     WITH urgent AS (
         SELECT item_key, attempts, lease_until, content_hash, payload_hash FROM indexer.entries
-        WHERE index_id = :index_id AND lane < 2 AND {DUE}
+        WHERE index_id = :index_id AND lane < 2 AND {DUE} AND (lease_until IS NULL OR NOT :fresh)
         ORDER BY lane, changed_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ), backfill AS (
         SELECT item_key, attempts, lease_until, content_hash, payload_hash FROM indexer.entries
-        WHERE index_id = :index_id AND lane = 2 AND {DUE}
+        WHERE index_id = :index_id AND lane = 2 AND {DUE} AND (lease_until IS NULL OR NOT :fresh)
         ORDER BY lane, changed_at
         LIMIT (SELECT greatest(:limit - count(*), :reserve) FROM urgent) FOR UPDATE SKIP LOCKED
     ), due AS (

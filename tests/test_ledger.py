@@ -364,6 +364,24 @@ def test_crashes_are_bisected_until_the_culprit_is_claimed_alone_and_quarantined
     assert entries.summary(engine)[index.id].present == 300
 
 
+def test_fresh_changes_do_not_wait_behind_what_lost_workers_left(
+    engine: sa.Engine, index: Index
+) -> None:
+    """Lost twice, 200 items are claimed two at a time; 50 that change now are claimed at once."""
+    insert(engine, *(f"k{n:03d}" for n in range(200)))
+    changes.route(engine, limit=1_000)
+    for _ in range(2):
+        while entries.claim(engine, index.id, limit=512, lease_s=60):
+            pass
+        expire(engine)
+    insert(engine, *(f"fresh{n:02d}" for n in range(50)))
+    changes.route(engine, limit=1_000)
+    two = [keys_of(entries.claim(engine, index.id, limit=512, lease_s=60)) for _ in range(2)]
+    fresh = [batch for batch in two if batch[0].startswith("fresh")]
+    assert [len(batch) for batch in fresh] == [50]
+    assert sum(len(batch) for batch in two) <= 52
+
+
 def test_truncate_marks_every_entry_in_chunks(engine: sa.Engine, index: Index) -> None:
     insert(engine, *(f"{n:03d}" for n in range(250)))
     changes.route(engine, limit=1_000)
