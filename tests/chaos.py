@@ -41,10 +41,12 @@ from chaos_storm import Scene, Storm
 from chaos_writers import SHELF, SHELF_TABLE, Session
 from live_world import World, make
 
-from indexer import database, reindex, schema
+from indexer import database, rollout, schema
 from indexer.catalog import spec
 from indexer.embedded import postgres
+from indexer.settings import Settings
 from indexer.stores.qdrant import QdrantStore
+from indexer.towers import Towers
 
 LEASE_S, STORE_S = 3.0, 1.0
 SESSIONS = 3
@@ -149,7 +151,7 @@ def _stage(broker_name: str, folder: Path) -> Generator[_Stage]:
         store = QdrantStore(url=f"http://127.0.0.1:{port}")
         closing.callback(store.close)
         queue = live.unique("chaos")
-        worlds = _worlds(engine, store, queue)
+        worlds = _worlds(folder, engine, store, queue)
         crew = _crew(folder, queue, server.url, broker, cable)
         closing.callback(crew.kill)
         live.wait_until(
@@ -176,15 +178,18 @@ def _stage(broker_name: str, folder: Path) -> Generator[_Stage]:
         )
 
 
-def _worlds(engine: sa.Engine, store: QdrantStore, queue: str) -> tuple[World, World]:
+def _worlds(folder: Path, engine: sa.Engine, store: QdrantStore, queue: str) -> tuple[World, World]:
     schema.migrate(engine)
     with database.begin(engine) as connection:
         connection.execute(sa.text(SHELF_TABLE))
     items, shelf = (
         make(engine, store, queue=queue, described=one) for one in (spec.BUILTIN, SHELF)
     )
+    settings = Settings(data_dir=folder)
+    towers = Towers(settings)
+    towers.add(items.tower.id, items.tower.encoder)
     for world in (items, shelf):
-        reindex.promote(engine, store, world.index.id)
+        rollout.promote(engine, store, towers, settings, world.index.id)
     return items, shelf
 
 

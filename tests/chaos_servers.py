@@ -24,7 +24,7 @@ from kombu import Connection
 from live import Worker
 
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # its wrapper in PATH wants its own user
-START_S = 60.0
+START_S = 180.0  # on a busy machine a node of RabbitMQ takes a minute
 
 
 class Broker(Protocol):
@@ -148,11 +148,13 @@ def broker(name: str, folder: Path) -> Generator[Broker]:
 
 
 @contextmanager
-def store(folder: Path) -> Generator[int]:
-    """The port of a vector store that is a process of its own (the stand-in for the server)."""
+def store(folder: Path, script: str = "qdrant_rest.py", *arguments: str) -> Generator[int]:
+    """The port of a vector store that is a process of its own: the stand-in for the server, or
+    another script of the tests."""
     with (folder / "store.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, str(live.TESTS / "qdrant_rest.py")],
+            [sys.executable, str(live.TESTS / script), *arguments],
+            cwd=folder,
             env={**os.environ, "PYTHONPATH": f"{live.REPOSITORY}{os.pathsep}{live.TESTS}"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -8,7 +8,7 @@ then called `<name>.stopped-<pid>`. Steps: route, claim, read, encode, write, de
 With `TWINSPAN_FAULTS_IN=child` only prefork children take orders, and their parent starts others.
 
 `TWINSPAN_FAULTS_ENCODED` names a file that gets a line for every item that is encoded: a digest of
-its key and features.
+its key and features. `TWINSPAN_FAULTS_EDGE` is the port of `edge_server`, which is then the store.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from billiard.process import current_process
+from edge_server import SharedEdge
 from hashing import HashingEncoder
-from live_world import ENCODER_ID
+from live_world import ENCODERS
 
 from encoders.types import ItemRecord
 from indexer import catalog, changes, entries
+from indexer.stores import connect
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
 from indexer.towers import Tower, Towers
@@ -39,6 +41,7 @@ FOLDER = os.environ.get("TWINSPAN_FAULTS")
 ONLY_CHILDREN = os.environ.get("TWINSPAN_FAULTS_IN") == "child"
 
 ENCODE_S = float(os.environ.get("TWINSPAN_FAULTS_ENCODE_S", "0"))  # how long a batch takes
+EDGE_PORT = os.environ.get("TWINSPAN_FAULTS_EDGE")
 ENCODED = os.environ.get("TWINSPAN_FAULTS_ENCODED")
 DONE = {signal.SIGKILL: "killed", signal.SIGSTOP: "stopped"}
 
@@ -90,14 +93,16 @@ def _wrap(owner: Any, name: str, step: str) -> None:
 
 
 def _bring_encoder() -> None:
-    """Every `Towers` of this process knows the encoder for tests; others it loads as ever."""
-    real = Towers.__init__
+    """Every `Towers` of this process knows the encoders for tests; others it loads as ever."""
+    real = Towers._load
 
-    def with_encoder(self: Towers, *arguments: Any) -> None:
-        real(self, *arguments)
-        self.add(ENCODER_ID, HashingEncoder(before=_before_encoding))
+    def load(self: Towers, encoder_id: str, uri: str) -> Tower:
+        if encoder_id not in ENCODERS:
+            return real(self, encoder_id, uri)
+        encoder = HashingEncoder(salt=ENCODERS[encoder_id], before=_before_encoding)
+        return Tower(encoder_id, encoder)
 
-    Towers.__init__ = with_encoder
+    Towers._load = load
 
 
 def _before_encoding(records: Sequence[ItemRecord]) -> None:
@@ -115,6 +120,8 @@ def _digest(record: ItemRecord) -> str:
 
 
 _bring_encoder()
+if EDGE_PORT is not None:
+    connect.connect = lambda _: SharedEdge(int(EDGE_PORT))
 for _step, _owners in STEPS.items():
     for _owner, _name in _owners:
         _wrap(_owner, _name, _step)

@@ -18,7 +18,8 @@ from indexer.stores import KEY_FIELD, VectorStore
 from indexer.towers import Tower
 
 ATOL = 1e-5
-ENCODER_ID = "hashing-for-tests"  # workers that load `faults` know it
+ENCODER_ID = "hashing-for-tests"
+ENCODERS = {ENCODER_ID: "", "hashing-anew": "anew"}  # id -> salt; whoever loads `faults` knows them
 
 
 @dataclass(kw_only=True)

@@ -493,7 +493,7 @@ def test_a_second_index_is_built_by_the_same_drain_and_promoted(world: World) ->
 def test_a_fresh_change_of_the_live_index_waits_for_one_batch_of_a_backfill(world: World) -> None:
     world.insert(*(f"k{n}" for n in range(700)))
     world.drain()
-    reindex.promote(world.engine, world.store, world.index.id)
+    rollout.promote(world.engine, world.store, world.towers, world.settings, world.index.id)
     fresh_at: list[bool] = []
 
     def before(_: object) -> None:
