@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import fsspec  # pyright: ignore[reportMissingTypeStubs]  # it ships none
 from fsspec.implementations.local import (  # pyright: ignore[reportMissingTypeStubs]
@@ -29,7 +29,7 @@ from fsspec.implementations.local import (  # pyright: ignore[reportMissingTypeS
 )
 
 from encoders import families
-from encoders.errors import ArtifactDamaged, ArtifactMissing, UnknownFamily
+from encoders.errors import ArtifactDamaged, ArtifactMissing, EncoderError, UnknownFamily
 from encoders.families import StorableEncoder
 from encoders.types import Encoder, EncoderInfo, Feature, FeatureKind, HistoryNeeds, VectorSpec
 
@@ -89,13 +89,21 @@ def load(
     folder = _local_folder(filesystem, path, manifest, cache_dir or _default_cache())
     _check_files(folder, manifest)
     families.require_device(device)
-    return families.get(info.family).read(
-        folder,
-        config=families.configure(info.family, manifest["config"]),
-        item_features=info.item_features,
-        user_features=info.user_features,
-        device=device,
-    )
+    try:
+        return families.get(info.family).read(
+            folder,
+            config=families.configure(info.family, manifest["config"]),
+            item_features=info.item_features,
+            user_features=info.user_features,
+            device=device,
+        )
+    except EncoderError:
+        raise
+    except Exception as cause:  # whole, as its digests say, but not what this family writes
+        raise ArtifactDamaged(
+            f"encoder {info.id} at {uri} is not what family {info.family!r} of this release "
+            f"reads ({type(cause).__name__}: {cause}): {_REMEDY}, or use the release that wrote it"
+        ) from cause
 
 
 def list_of(root_uri: str) -> list[EncoderInfo]:
@@ -116,7 +124,10 @@ def list_of(root_uri: str) -> list[EncoderInfo]:
 
 
 def _open(uri: str) -> tuple[Any, str]:
-    filesystem, path = cast("tuple[Any, str]", cast(Any, fsspec).url_to_fs(str(uri)))
+    try:
+        filesystem, path = cast("tuple[Any, str]", cast(Any, fsspec).url_to_fs(str(uri)))
+    except (ValueError, ImportError) as cause:  # no such scheme; its package is not installed
+        raise ArtifactMissing(f"no encoder can lie at {str(uri)[:200]!r}: {cause}") from cause
     return filesystem, path.rstrip("/")
 
 
@@ -207,59 +218,110 @@ def _fsync(path: Path) -> None:
 def _read_manifest(filesystem: Any, path: str, uri: str) -> dict[str, Any]:
     try:
         raw = cast(bytes, filesystem.cat_file(f"{path}/{MANIFEST}"))
-    except (FileNotFoundError, NotADirectoryError) as cause:
+    except (OSError, ValueError) as cause:  # not there, not to be read, no name at all
         raise ArtifactMissing(
-            f"no encoder at {uri}: it has no {MANIFEST}; check the address or train one"
+            f"no encoder at {uri[:500]}: it has no {MANIFEST}; check the address or train one"
         ) from cause
     damaged = ArtifactDamaged(f"{uri}/{MANIFEST} is damaged: {_REMEDY}")
     try:
         manifest = json.loads(raw)
-    except ValueError as cause:
+        if not isinstance(manifest, dict) or raw != _canonical(cast("dict[str, Any]", manifest)):
+            raise damaged
+    except (ValueError, RecursionError) as cause:
         raise damaged from cause
-    if not isinstance(manifest, dict):
-        raise damaged
     manifest = cast("dict[str, Any]", manifest)
-    if raw != _canonical(manifest) or manifest.pop("id", None) != _identity(manifest):
+    if manifest.pop("id", None) != _identity(manifest):
         raise damaged
     name = path.rpartition("/")[2]
     if _ID.fullmatch(name) and name != _identity(manifest):
         raise ArtifactDamaged(f"{uri} holds encoder {_identity(manifest)}: {_REMEDY}")
-    if manifest["format"] != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise UnknownFamily(
-            f"{uri} has format {manifest['format']}, this release reads {FORMAT}: upgrade twinspan"
+            f"{uri} has format {str(manifest.get('format'))[:20]}, this release reads {FORMAT}: "
+            "upgrade twinspan"
         )
+    _check_names(manifest.get("files"), uri)
     return manifest
 
 
+def _check_names(files: object, uri: str) -> None:
+    """Every file lies inside the folder: what a bucket says must not write elsewhere."""
+    names = cast("dict[object, object]", files) if isinstance(files, dict) else {None: None}
+    for name, digest in names.items():
+        parts = name.split("/") if isinstance(name, str) else []
+        inside = parts and all(part and not part.startswith(".") for part in parts)
+        if not inside or "\0" in str(name) or "\\" in str(name) or not isinstance(digest, str):
+            raise ArtifactDamaged(f"{uri}/{MANIFEST} names no file by {str(name)[:100]!r}")
+
+
 def _info(manifest: Mapping[str, Any], uri: str) -> EncoderInfo:
-    if manifest["family"] not in families.NAMES:
+    if manifest.get("family") not in families.NAMES:
         raise UnknownFamily(
-            f"{uri} is of family {manifest['family']!r}; "
+            f"{uri} is of family {str(manifest.get('family'))[:50]!r}; "
             f"this release knows {', '.join(families.NAMES)}: upgrade twinspan"
         )
+    try:
+        return _info_of(manifest, uri)
+    except (KeyError, TypeError, ValueError, AttributeError) as cause:
+        raise ArtifactDamaged(
+            f"{uri}/{MANIFEST} does not describe an encoder ({type(cause).__name__}: "
+            f"{str(cause)[:200]}): {_REMEDY}"
+        ) from cause
+
+
+def _info_of(manifest: Mapping[str, Any], uri: str) -> EncoderInfo:
     history = manifest["history"]
     return EncoderInfo(
         id=_identity(manifest),
         family=manifest["family"],
         uri=uri,
-        vectors=tuple(VectorSpec(**vector) for vector in manifest["vectors"]),
+        vectors=_vectors(manifest["vectors"]),
         item_features=_features(manifest["item_features"]),
         user_features=_features(manifest["user_features"]),
         history=HistoryNeeds(
-            vectors=tuple(history["vectors"]),
-            payload=tuple(history["payload"]),
-            limit=history["limit"],
+            vectors=_texts(history["vectors"]),
+            payload=_texts(history["payload"]),
+            limit=_positive(history["limit"]),
         ),
-        facts=manifest["facts"],
-        metrics=manifest["metrics"],
+        facts=dict(manifest["facts"].items()),
+        metrics=dict(manifest["metrics"].items()),
         created_at=datetime.fromisoformat(manifest["created_at"]),
     )
 
 
+def _vectors(described: list[dict[str, Any]]) -> tuple[VectorSpec, ...]:
+    found = tuple(VectorSpec(**vector) for vector in described)
+    _texts([vector.name for vector in found])
+    for vector in found:
+        if vector.dimension is not None:
+            _positive(vector.dimension)
+    if not found:
+        raise ValueError("no vectors")
+    return found
+
+
 def _features(described: list[dict[str, str]]) -> tuple[Feature, ...]:
+    names = _texts([one["name"] for one in described])
+    for one in described:
+        if one["kind"] not in get_args(FeatureKind):
+            raise ValueError(f"no kind of feature: {one['kind']!r}")
     return tuple(
-        Feature(name=one["name"], kind=cast(FeatureKind, one["kind"])) for one in described
+        Feature(name=name, kind=cast(FeatureKind, one["kind"]))
+        for name, one in zip(names, described, strict=True)
     )
+
+
+def _texts(names: object) -> tuple[str, ...]:
+    listed = cast("list[object]", names)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in listed):
+        raise TypeError("a list of names is something else")
+    return tuple(cast("list[str]", names))
+
+
+def _positive(number: object) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < 2**31:
+        raise ValueError("a whole number is none, or too small or large")
+    return number
 
 
 def _local_folder(filesystem: Any, path: str, manifest: Mapping[str, Any], cache_dir: Path) -> Path:

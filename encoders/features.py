@@ -15,6 +15,8 @@ Shapes: N records, V known values, K pieces of a number.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,7 +127,13 @@ class Scale:
 
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> Scale:
-        return Scale(edges=tuple(stored["edges"]), median=stored["median"], spread=stored["spread"])
+        """Raises ValueError for what `fit_scale` never makes."""
+        edges = tuple(float(edge) for edge in stored["edges"])
+        median, spread = float(stored["median"]), float(stored["spread"])
+        sane = len(edges) >= 2 and all(low < high for low, high in itertools.pairwise(edges))
+        if not sane or not all(map(math.isfinite, (*edges, median, spread))) or spread <= 0:
+            raise ValueError("a scale of numbers that no numbers have")
+        return Scale(edges=edges, median=median, spread=spread)
 
 
 def fit_scale(values: FloatArray) -> Scale:
@@ -229,8 +237,9 @@ def to_json(pipelines: Pipelines) -> dict[str, Any]:
 def from_json(
     stored: Mapping[str, Any], item_features: Sequence[Feature], user_features: Sequence[Feature]
 ) -> Pipelines:
+    """Raises KeyError, TypeError or ValueError for what `to_json` never writes."""
     vocabularies = {
-        table: Vocabulary(one["values"], one["buckets"])
+        table: _vocabulary(one["values"], one["buckets"])
         for table, one in stored["vocabularies"].items()
     }
     items, users = (
@@ -242,6 +251,15 @@ def from_json(
         for features, scales in zip((item_features, user_features), stored["scales"], strict=True)
     )
     return Pipelines(items=items, users=users)
+
+
+def _vocabulary(values: object, buckets: object) -> Vocabulary:
+    known = cast("list[object]", values)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in known):
+        raise TypeError("a vocabulary is a list of texts")
+    if isinstance(buckets, bool) or not isinstance(buckets, int) or not 0 <= buckets < 2**24:
+        raise ValueError("a vocabulary has no such number of buckets")
+    return Vocabulary(cast("list[str]", values), buckets)
 
 
 def table_of(feature: Feature) -> str:

@@ -27,6 +27,7 @@ from indexer.errors import (
 )
 from indexer.interactions import Event
 from indexer.query import Hits, Query
+from indexer.query import asked as asked_module
 from indexer.settings import Settings
 from indexer.stores import Collection, CollectionSpec, Point, VectorStore
 from indexer.stores.edge import EdgeStore
@@ -526,3 +527,33 @@ class Asking(threading.Thread):
         self.join(30)
         if self._error is not None:
             raise self._error
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (5, "queries must be a list"),
+        ([{}] * (asked_module.QUERIES_MAX + 1), "1,001 queries in one call"),
+        ([{"history": [{"item_key": "a", 1: 2, "x": 3}]}], "has no 'x', 1"),
+        ([{"history": ["x" * 2_001]}], "2,001 characters"),
+        ([{"history": [10**5_000]}], "must be a key"),
+        ([{"k": 10**5_000}], "k must be from 1"),
+        ([{"features": {1: 2}}], "a feature's name is text"),
+        ([{"features": {str(n): n for n in range(1_001)}}], "1,001 features"),
+        ([{"history": ["a"] * 10_001}], "10001 events"),
+    ],
+)
+def test_what_is_too_much_or_nonsense_is_refused_before_anything_is_read(
+    asked: object, says: str
+) -> None:
+    with pytest.raises(QueryError, match=says):
+        asked_module.check_many(asked, k_max=100)
+
+
+def test_the_most_that_is_allowed_is_taken() -> None:
+    most: list[dict[str, object]] = [
+        {"history": ["x" * asked_module.KEY_MAX] * asked_module.HISTORY_MAX, "k": 100},
+        {"features": {str(n): n for n in range(asked_module.FEATURES_MAX)}},
+    ]
+    checked = asked_module.check_many(most + [{}] * (asked_module.QUERIES_MAX - 2), k_max=100)
+    assert len(checked) == asked_module.QUERIES_MAX

@@ -15,6 +15,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from indexer import wording
+
 BODY_MAX = 2_000_000  # bytes
 
 
@@ -51,7 +53,8 @@ def is_loopback(host: str) -> bool:
 
 
 def problem_response(status: int, error: str, message: str) -> JSONResponse:
-    return JSONResponse({"error": error, "message": message}, status_code=status)
+    said = wording.line(message)
+    return JSONResponse({"error": error, "message": said}, status_code=status)
 
 
 def _foreign(headers: Headers) -> str | None:

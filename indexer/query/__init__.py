@@ -129,7 +129,7 @@ class Retriever:
     def recommend_many(self, queries: Sequence[Query | Mapping[str, object]]) -> list[Hits]:
         """One answer per query, in order, all from one index: one fetch, one pass of the user
         tower, one batch of searches."""
-        asked = [query_input.check(query, k_max=self._settings.k_max) for query in queries]
+        asked = query_input.check_many(queries, k_max=self._settings.k_max)
         return self._measured(lambda: self._recommend(asked)) if asked else []
 
     def similar(self, key: str, *, where: object = None, k: int = 20, exact: bool = False) -> Hits:

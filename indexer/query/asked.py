@@ -14,6 +14,10 @@ from indexer import wording
 from indexer.errors import QueryError
 
 HISTORY_MAX = 10_000  # events of one history; all of them are excluded as seen
+QUERIES_MAX = 1_000  # of one recommend_many: their histories and answers are held at once
+FEATURES_MAX = 1_000  # of one user
+KEY_DIGITS = 100  # of a key that is given as a number
+KEY_MAX = 2_000  # characters of a key: longer ones fit into no index of PostgreSQL
 
 
 class EventLike(Protocol):
@@ -71,6 +75,20 @@ class Asked:
     exact: bool
 
 
+def check_many(queries: object, *, k_max: int) -> list[Asked]:
+    """Each query of a batch, ready to run. Raises QueryError."""
+    if not _is_list(queries):
+        raise QueryError(
+            f"queries must be a list of Query or mappings, not {wording.typed(queries)}."
+        )
+    listed = list(cast("Iterable[Query | Mapping[str, object]]", queries))
+    if len(listed) > QUERIES_MAX:
+        raise QueryError(
+            f"{len(listed):,} queries in one call; the most is {QUERIES_MAX:,}. Ask in batches."
+        )
+    return [check(query, k_max=k_max) for query in listed]
+
+
 def check(query: Query | Mapping[str, object], *, k_max: int) -> Asked:
     """The query, ready to run. Raises QueryError that names the part and what it must be."""
     whole = query if isinstance(query, Query) else _from_mapping(query)
@@ -101,10 +119,12 @@ def check_flag(name: str, flag: object) -> bool:
 
 def check_key(name: str, key: object) -> str:
     """An item's or a user's key as text; whole numbers are taken by their digits."""
-    if isinstance(key, int) and not isinstance(key, bool):
+    if isinstance(key, int) and not isinstance(key, bool) and abs(key) < 10**KEY_DIGITS:
         return str(key)
     if not isinstance(key, str):
         raise QueryError(f"{name} must be a key (text), not {wording.typed(key)}.")
+    if len(key) > KEY_MAX:
+        raise QueryError(f"{name} has {len(key):,} characters; the most is {KEY_MAX:,}.")
     return key
 
 
@@ -126,7 +146,8 @@ def check_features(
     for name, value in given.items():
         if name in kinds and not fits(kinds[name], value):
             raise QueryError(
-                f"feature {name!r} must be {MEANING[kinds[name].kind]}, not {wording.typed(value)}."
+                f"feature {wording.short(name)} must be {MEANING[kinds[name].kind]}, "
+                f"not {wording.typed(value)}."
             )
     return {name: value for name, value in given.items() if name in kinds}, tuple(
         sorted(name for name in given if name not in kinds)
@@ -170,11 +191,10 @@ def _from_mapping(query: object) -> Query:
     if not isinstance(query, Mapping):
         raise QueryError(f"a query must be a Query or a mapping, not {wording.typed(query)}.")
     given = cast("Mapping[str, object]", query)
-    unknown = sorted(str(name) for name in given if name not in QUERY_PARTS)
+    unknown = sorted(wording.short(name) for name in given if name not in QUERY_PARTS)
     if unknown:
         raise QueryError(
-            f"a query has no {', '.join(map(repr, unknown))}. "
-            f"It may have: {', '.join(QUERY_PARTS)}."
+            f"a query has no {wording.listed(unknown)}. It may have: {', '.join(QUERY_PARTS)}."
         )
     return Query(**given)  # pyright: ignore[reportArgumentType]  # check() looks at every part
 
@@ -204,10 +224,11 @@ def _past(number: int, event: object) -> Past:
         parts = dict(cast("Mapping[str, object]", event))
         if "key" in parts:
             parts.setdefault("item_key", parts.pop("key"))
-        strange = sorted(set(parts) - {"item_key", "event", "value", "occurred_at"})
+        known = {"item_key", "event", "value", "occurred_at"}
+        strange = sorted(wording.short(name) for name in parts if name not in known)
         if strange:
             raise QueryError(
-                f"{where} has no {', '.join(map(repr, strange))}. "
+                f"{where} has no {wording.listed(strange)}. "
                 "It may have: item_key, event, value, occurred_at."
             )
     else:
@@ -260,6 +281,12 @@ def _features(features: object) -> Mapping[str, object]:
         raise QueryError(
             f"features must be a mapping of name to value, not {wording.typed(features)}."
         )
+    known = cast("Mapping[object, object]", features)
+    if len(known) > FEATURES_MAX:
+        raise QueryError(f"{len(known):,} features; the most is {FEATURES_MAX:,}.")
+    for name in known:
+        if not isinstance(name, str):
+            raise QueryError(f"a feature's name is text, not {wording.typed(name)}.")
     return cast("Mapping[str, object]", features)
 
 
