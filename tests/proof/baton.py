@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-STUCK_S = 60.0  # a process that does not come to a gate in that time waits for somebody parked
+STUCK_S = 300.0  # a process that does not come to a gate in that time waits for somebody parked
 
 _here = threading.local()
 

@@ -42,7 +42,7 @@ from proof import baton, mutants  # noqa: E402
 from proof.machine import Proof  # noqa: E402
 from proof.world import World  # noqa: E402
 
-ROUND = 50  # examples
+ROUND = 25  # examples
 STEPS = 60
 STORES = ("edge", "qdrant")
 

@@ -156,7 +156,7 @@ class GatedStore:
         self.volatile = volatile
         self.refusals = 0  # so many requests more do not reach it
         self.late: list[Callable[[], object]] = []
-        self._unflushed: list[Callable[[], object]] = []
+        self._unflushed: list[tuple[str, Callable[[], object]]] = []  # by collection
 
     def __getattr__(self, name: str) -> Any:
         verb = getattr(self.real, name)
@@ -169,7 +169,7 @@ class GatedStore:
     def apply(self) -> None:
         """What was kept back has reached the disk."""
         unflushed, self._unflushed = self._unflushed, []
-        for request in unflushed:
+        for _, request in unflushed:
             request()
 
     def lose_unflushed(self) -> None:
@@ -192,20 +192,25 @@ class GatedStore:
             self.late.append(functools.partial(self._do, name, request))
         raise StoreUnavailable(f"the proof had {name} fail: {fault}")
 
-    def _do(self, name: str, request: Callable[[], object]) -> Any:
+    def _do(self, name: str, request: functools.partial[Any]) -> Any:
         if self.volatile and name.endswith("_if_newer"):
-            self._unflushed.append(request)
-            return None
+            collection = request.args[0].name
+            if collection in self.real.collections():  # else the verb itself says that it is gone
+                self._unflushed.append((collection, request))
+                return None
+        if name == "drop_collection":
+            dropped = request.args[0]
+            self._unflushed = [one for one in self._unflushed if one[0] != dropped]
         self.apply()
         return request()
 
 
 def _halved(
     verb: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]
-) -> Callable[[], object]:
-    """The request for the first half of its points (of verbs without points: nothing)."""
+) -> functools.partial[Any]:
+    """The request for the first half of its points (of verbs without points: the whole)."""
     if len(arguments) < 2 or not isinstance(arguments[1], list | tuple | dict):
-        return lambda: None
+        return functools.partial(verb, *arguments, **named)
     given = arguments[1]
     half = (len(given) + 1) // 2
     some = dict(list(given.items())[:half]) if isinstance(given, dict) else given[:half]
