@@ -339,15 +339,17 @@ def _refuse_if_named(engine: sa.Engine, store: VectorStore, index: Index) -> Non
 
 def _heal(engine: sa.Engine, store: VectorStore, lock: sa.Connection, alias: str) -> Index | None:
     named, live = store.aliases().get(alias), indexes.find_live(engine, alias)
-    if named is None and live is not None and live.collection in store.collections():
-        store.point_alias(alias, live.collection)
-        with lock.begin():
-            _record(lock, "repair", live, None, report={"found": "the alias was gone"})
-        return live
     answering = indexes.find_by_collection(engine, named) if named else None
+    found = "the alias was gone" if named is None else ""
     if answering is not None and answering.state not in indexes.ACTIVE:
+        found = f"the alias named index {answering.id}, which has ended"
         log.warning("alias %s names index %d, which has ended", alias, answering.id)
         answering = None
+    if found and live is not None and live.collection in store.collections():
+        store.point_alias(alias, live.collection)
+        with lock.begin():
+            _record(lock, "repair", live, None, report={"found": found})
+        return live
     if answering is not None and live is not None and answering.id != live.id:
         log.warning(
             "alias %s: the ledger said index %d, the store %d", alias, live.id, answering.id

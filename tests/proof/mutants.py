@@ -404,6 +404,18 @@ MUTANTS = (
         scenario="a_promotion_dies_after_the_switch",
     ),
     Mutant(
+        name="an alias goes on naming an index that has ended",
+        edits=(
+            Edit(
+                owner=rollout,
+                name="_heal",
+                old='found = f"the alias named index {answering.id}, which has ended"',
+                new="pass",
+            ),
+        ),
+        scenario="an_alias_is_switched_after_the_cancel",
+    ),
+    Mutant(
         name="changes pass a building index by",
         edits=(
             Edit(

@@ -216,6 +216,22 @@ def a_promotion_dies_after_the_switch(world: World) -> None:
     assert indexes.live(world.engine, index.alias).id == index.id
 
 
+def an_alias_is_switched_after_the_cancel(world: World) -> None:
+    """A promotion's request that was given up for lost arrives between a cancel's two steps."""
+    _indexed(world, write("a"))
+    world.reindex("two")
+    world.drain()
+    world.admin("M", "promote", 0)
+    assert world.run_to("M", "point_alias")
+    world.processes["M"].faults["store"] = "late"
+    world.finish("M")
+    world.admin("N", "cancel", 0)
+    assert world.run_to("N", "drop_collection")
+    world.late_request_arrives()
+    world.finish("N")
+    world.settle()
+
+
 def an_item_changes_before_a_rollback(world: World) -> None:
     _indexed(world, write("a", "b"))
     index = world.reindex("two")

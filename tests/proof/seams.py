@@ -36,15 +36,8 @@ READS_OF_THE_LEDGER = ("failures", "summary")
 ADMIN_STEPS = ("set_state", "set_spec_version", "set_gate", "drop_partition")
 
 READS = (
-    "aliases",
-    "collections",
-    "count",
-    "fetch",
-    "name",
-    "scroll",
-    "search",
-    "status",
-    "vectors_of",
+    *("aliases", "collections", "count", "fetch", "last_fence", "name"),
+    *("scroll", "search", "status", "vectors_of"),
 )
 
 
