@@ -172,7 +172,8 @@ MARK = sa.text("""
         wanted = e.wanted + 1, attempts = 0, error = NULL, quarantined = false, due_at = now(),
         content_hash = NULL, payload_hash = NULL, lost_at = now(),
         lane = CASE WHEN e.wanted > e.written THEN least(e.lane, excluded.lane)
-                    ELSE excluded.lane END
+                    ELSE excluded.lane END,
+        changed_at = CASE WHEN e.wanted > e.written THEN e.changed_at ELSE now() END
 """)
 
 # Two at once raise it to the higher of the two: nobody takes a fence back.

@@ -231,6 +231,13 @@ class Settings(BaseSettings):
         le=256,
         description="torch threads of each worker process. More than one rarely pays on CPU.",
     )
+    ready_max_age_s: float = Field(
+        default=30,
+        gt=0,
+        le=86_400,
+        description="Seconds a change may wait until readiness says no. Low: alarms for a busy "
+        "moment; high: a dead worker is noticed late.",
+    )
     metrics_host: str = Field(
         default="127.0.0.1",
         min_length=1,

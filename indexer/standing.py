@@ -28,7 +28,9 @@ _INDEXES = sa.text("""
 """)
 _WAITING = sa.text("""
     SELECT index_id, lane, count(*) AS items,
-           extract(epoch FROM clock_timestamp() - min(changed_at))::float AS oldest_s
+           extract(epoch FROM clock_timestamp() - min(changed_at))::float AS oldest_s,
+           extract(epoch FROM clock_timestamp() - min(changed_at) FILTER (WHERE error IS NULL)
+           )::float AS unserved_s
     FROM indexer.entries WHERE wanted > written AND NOT quarantined GROUP BY 1, 2
 """)
 _FAILED = sa.text("""
@@ -50,10 +52,12 @@ _LEADERS = sa.text("""
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """Items of one lane that wait to be written; `oldest_s` is 0 without any."""
+    """Items of one lane that wait to be written: the age of the oldest change, and of the oldest
+    whose item has not failed; 0 without any."""
 
     items: int = 0
     oldest_s: float = 0.0
+    unserved_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,11 @@ class Standing:
         """The age of the oldest change in those lanes; 0 without any."""
         return max((self.lanes[lane].oldest_s for lane in lanes if lane in self.lanes), default=0.0)
 
+    def unserved_s(self, *lanes: int) -> float:
+        """As `oldest_s`, without items that failed by themselves."""
+        ages = (self.lanes[lane].unserved_s for lane in lanes if lane in self.lanes)
+        return max(ages, default=0.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -97,7 +106,11 @@ def look(engine: sa.Engine) -> Picture:
         now = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
         lanes: dict[int, dict[int, Waiting]] = {}
         for row in connection.execute(_WAITING):
-            waiting = Waiting(items=row.items, oldest_s=max(row.oldest_s, 0.0))
+            waiting = Waiting(
+                items=row.items,
+                oldest_s=max(row.oldest_s, 0.0),
+                unserved_s=max(row.unserved_s or 0.0, 0.0),
+            )
             lanes.setdefault(row.index_id, {})[row.lane] = waiting
         failed = {row.index_id: row for row in connection.execute(_FAILED)}
         standings = tuple(

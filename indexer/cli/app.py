@@ -38,7 +38,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (running, psql, data, training, rollout, gate, health, recovery, access, asking):
+for group in (
+    running,
+    psql,
+    data,
+    training,
+    rollout,
+    gate,
+    standing,
+    health,
+    recovery,
+    access,
+    asking,
+):
     group.add_to(app)
 
 

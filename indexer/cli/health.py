@@ -1,4 +1,4 @@
-"""`status`, `verify`, `failures`, `retry`, `doctor`: how it is going, and what is wrong."""
+"""`verify`, `failures`, `retry`, `doctor`: how it is going, and what is wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from indexer.cli import output, parts
 from indexer.cli.output import Json
 
 if TYPE_CHECKING:
-    from indexer.entries import Summary
     from indexer.indexes import Index
 
 HEALTH_PANEL = "Health"
@@ -23,39 +22,8 @@ OneIndex = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (status, verify, failures, retry, doctor):
+    for command in (verify, failures, retry, doctor):
         app.command(rich_help_panel=HEALTH_PANEL)(command)
-
-
-def status(
-    all_indexes: Annotated[bool, typer.Option("--all", help="Retired indexes, too.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Catalogs, indexes, what is waiting, how old the oldest change is that is not indexed yet."""
-    from indexer import catalog, changes, entries, indexes
-
-    with parts.opened() as opened:
-        catalogs = catalog.all_of(opened.engine)
-        known = [
-            index
-            for index in indexes.all_of(opened.engine)
-            if all_indexes or index.state != "retired"
-        ]
-        summaries = entries.summary(opened.engine)
-        pending = changes.pending(opened.engine)
-    rows = [_status_of(index, summaries.get(index.id)) for index in known]
-    if as_json:
-        output.json_document(
-            {
-                "catalogs": [
-                    {"name": each.name, "spec_version": each.spec_version} for each in catalogs
-                ],
-                "changes_pending": pending,
-                "indexes": rows,
-            }
-        )
-        return
-    _show_status([each.name for each in catalogs], rows, pending=pending)
 
 
 def verify(
@@ -146,56 +114,6 @@ def doctor(as_json: Json = False) -> None:
         )
     if not all(each.ok for each in found):
         raise typer.Exit(1)
-
-
-def _status_of(index: Index, summary: Summary | None) -> dict[str, object]:
-    return {
-        "index": index.id,
-        "catalog": index.catalog,
-        "alias": index.alias,
-        "state": index.state,
-        "encoder": index.encoder_id,
-        "family": index.encoder_family,
-        "filled": index.backfill_done,
-        "items": summary.present if summary else 0,
-        "deletes": summary.deletes if summary else 0,
-        "live": summary.live if summary else 0,
-        "backfill": summary.backfill if summary else 0,
-        "failing": summary.failing if summary else 0,
-        "quarantined": summary.quarantined if summary else 0,
-        "oldest_s": summary.oldest_s if summary else None,
-        "error": index.error,
-        "created_at": index.created_at,
-        "live_at": index.live_at,
-    }
-
-
-def _show_status(
-    catalogs: Sequence[str], rows: Sequence[dict[str, object]], *, pending: int
-) -> None:
-    if not catalogs:
-        print("no catalog is attached")
-        output.note("next: `twinspan attach FILE`, or `twinspan attach items`")
-        return
-    columns = ("index", "catalog", "alias", "state", "family", "encoder", "items")
-    waiting = ("deletes", "live", "backfill", "failing", "quarantined", "oldest_s")
-    output.table(
-        (*columns, *waiting),
-        [tuple(_short(name, row[name]) for name in (*columns, *waiting)) for row in rows],
-        title=f"catalogs: {', '.join(catalogs)}",
-        empty=f"catalogs: {', '.join(catalogs)}; no index",
-    )
-    for row in rows:
-        if row["error"]:
-            output.note(f"index {row['index']}: {row['error']}")
-    if pending:
-        output.note(
-            f"{pending:,} statements wait to be routed: is a worker or `twinspan up` running?"
-        )
-
-
-def _short(name: str, value: object) -> object:
-    return str(value)[:12] if name == "encoder" else value
 
 
 def _compare(opened: parts.Parts, index: Index, *, vectors: bool) -> dict[str, object]:

@@ -1,6 +1,6 @@
-"""`docs/cli.md` and `docs/settings.md`, written from the commands and the settings themselves.
+"""`docs/cli.md`, `docs/settings.md` and `docs/metrics.md`, written from the code itself.
 
-python -m indexer.cli.reference            write both
+python -m indexer.cli.reference            write them
 python -m indexer.cli.reference --check    exit 1 when one of them is not current
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import typer
 
+from indexer import metrics
 from indexer.cli.app import app
 from indexer.settings import Settings
 
@@ -23,7 +25,7 @@ WRITTEN = "<!-- written by `python -m indexer.cli.reference`: do not edit -->"
 
 def pages() -> dict[str, str]:
     """File name -> text of the page as it should be."""
-    return {"cli.md": cli_page(), "settings.md": settings_page()}
+    return {"cli.md": cli_page(), "settings.md": settings_page(), "metrics.md": metrics_page()}
 
 
 def cli_page() -> str:
@@ -55,6 +57,60 @@ def settings_page() -> str:
         "| setting | default | bounds | what it does |\n|---|---|---|---|\n"
         + "\n".join(rows)
         + "\n"
+    )
+
+
+METRICS_INTRO = """Prometheus metrics of every process that works or answers.
+
+- A worker serves them at `/metrics` on `metrics_host`:`metrics_port` (0, the default: not at all),
+  the main process for all of its pool, whichever pool. `twinspan up` has them on its HTTP API.
+- An application that embeds a `Retriever` has the recorded ones in `prometheus_client`'s default
+  registry.
+- An index is named by its alias and state, so there are never more series than aliases times
+  states; gauges of the ledger name it by id, too, and end with it.
+- Gauges of the ledger are read from the database at the scrape, kept for two seconds or ten times
+  as long as the look took, and are the same from every worker: take their `max`, never their `sum`.
+
+`deploy/grafana/twinspan.json` shows them, `deploy/prometheus/alerts.yml` alerts on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What one recorded metric is called and says."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+def recorded() -> list[Recorded]:
+    """All that processes record."""
+    found: list[Recorded] = []
+    for metric in metrics.RECORDED:
+        [said] = metric.describe()
+        labels = tuple(cast("Sequence[str]", cast(Any, metric)._labelnames))
+        name = f"{said.name}_total" if said.type == "counter" else said.name
+        found.append(Recorded(name=name, kind=said.type, labels=labels, help=said.documentation))
+    return found
+
+
+def metrics_page() -> str:
+    counted = [
+        f"| `{one.name}` | {one.kind} | {', '.join(one.labels)} | {one.help} |"
+        for one in recorded()
+    ]
+    gauges = [f"| `{one.name}` | {', '.join(one.labels)} | {one.help} |" for one in metrics.LEDGER]
+    return "\n".join(
+        [
+            f"# Metrics\n\n{WRITTEN}\n\n{METRICS_INTRO}\n\n## Recorded by processes\n",
+            "| metric | type | labels | what it says |\n|---|---|---|---|",
+            *counted,
+            "\n## Read from the ledger at the scrape\n",
+            "| gauge | labels | what it says |\n|---|---|---|",
+            *gauges,
+            "",
+        ]
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from indexer.embedded import UpServer
 
 CONNECT_S = 5.0
+HEALTH_S = 30.0
 
 Body = Mapping[str, object]
 
@@ -71,6 +72,15 @@ class Server:
     def verify(self, index_id: int, *, vectors: bool) -> dict[str, object]:
         path = f"/indexes/{index_id}/comparison?vectors={quote(str(vectors).lower())}"
         return dict(self._ask("GET", path))
+
+    def problems(self, *, max_age_s: float | None = None) -> list[str]:
+        """Why it is not ready; empty when it is."""
+        asked = {} if max_age_s is None else {"max_age_s": max_age_s}
+        try:
+            answer = self._client.get("/health", params=asked, timeout=HEALTH_S).json()
+            return [str(problem) for problem in answer["problems"]]
+        except (httpx.HTTPError, ValueError, KeyError) as cause:
+            return [f"`twinspan up` at {self.address} does not answer: {cause}"]
 
     def close(self) -> None:
         self._client.close()

@@ -142,8 +142,13 @@ def _health_routes(api: Api) -> APIRouter:
         summary="Whether it does its work: 200 when ready, else 503",
         responses={503: {"model": HealthOut}},
     )
-    def health(response: Response) -> HealthOut:
-        found = api.health.look()
+    def health(
+        response: Response,
+        max_age_s: Annotated[
+            float | None, Query(gt=0, description="Seconds a change may wait; else the setting.")
+        ] = None,
+    ) -> HealthOut:
+        found = api.health.look(max_age_s=max_age_s)
         response.status_code = 200 if found.ready else 503
         return found
 

@@ -210,6 +210,9 @@ class HealthOut(BaseModel):
     problems: list[str]
     oldest_change_s: float | None
     last_ready_at: datetime | None
+    last_writes: Annotated[
+        dict[str, datetime | None], Field(description="When each alias was last written to.")
+    ]
 
 
 class LiveOut(BaseModel):
