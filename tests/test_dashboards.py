@@ -51,7 +51,7 @@ def test_an_expression_names_metrics_and_labels_that_exist(expression: str) -> N
     assert names
     assert set(names) <= known().keys()
     for name, selectors in SELECTOR.findall(expression):
-        labels = {part.strip().split("=")[0].rstrip("!") for part in selectors.split(",")}
+        labels = {re.split(r"[=!]", part)[0].strip() for part in selectors.split(",")}
         assert labels <= known()[name], (name, labels)
     for group in GROUPED.findall(expression):
         labels = {label.strip() for label in group.split(",")}
