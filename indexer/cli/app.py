@@ -21,6 +21,7 @@ from indexer.cli import (
     recovery,
     rollout,
     running,
+    standing,
     training,
 )
 from indexer.errors import TwinspanError, UsageError
