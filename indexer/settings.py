@@ -144,12 +144,6 @@ class Settings(BaseSettings):
         description="Have triggers send NOTIFY, and listen. It serialises the commits of all "
         "writers of the catalog; polling is on in any case.",
     )
-    text_limit: int = Field(
-        default=10_000,
-        ge=100,
-        le=1_000_000,
-        description="Characters of a text feature that a tower reads; the rest is cut off.",
-    )
     payload_limit: int = Field(
         default=200_000,
         ge=1_000,

@@ -22,6 +22,7 @@ from indexer.catalog.spec import CatalogSpec, Source
 
 INT64 = 2**63
 DIGITS_MAX = 4_000  # of a whole number
+TEXT_MAX = 100_000  # characters of a text feature that go to a tower, which reads fewer still
 
 _NOT_FINITE = ("nan", "inf", "-inf", "infinity", "-infinity")
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs: not UTF-8
@@ -168,8 +169,9 @@ def _each(read: Callable[[Value], Value | None]) -> Callable[[Value], Value | No
 
 def _text(value: Value) -> str:
     if isinstance(value, list):
-        return "\n".join(_word(each) for each in cast("list[Value]", value) if each is not None)
-    return _word(value)
+        words = (_word(each) for each in cast("list[Value]", value) if each is not None)
+        return "\n".join(words)[:TEXT_MAX]
+    return _word(value)[:TEXT_MAX]
 
 
 def _word(value: Value) -> str:

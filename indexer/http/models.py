@@ -17,11 +17,9 @@ from pydantic import (
 
 from indexer import sayable
 from indexer.query import DEFAULT_ALIAS
-from indexer.query.asked import HISTORY_MAX
+from indexer.query.asked import FEATURES_MAX, HISTORY_MAX, KEY_MAX
 
 K_MAX = 10_000  # the setting k_max may be lower
-KEY_MAX = 2_000  # characters of a key, an alias, a name
-FEATURES_MAX = 1_000
 FILTER_PARTS_MAX = 10_000  # values and conditions of one `where`
 DEPTH_MAX = 64  # levels of nesting in a request
 
