@@ -153,6 +153,13 @@ class Settings(BaseSettings):
     k_max: int = Field(
         default=1_000, ge=1, le=10_000, description="The most hits that one query may ask for."
     )
+    shadow_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of live queries that are also asked, in the background, of an index "
+        "that is being built, to compare the answers. 0: none; 1: twice the work for the store.",
+    )
     gate_wait_s: float = Field(
         default=60,
         ge=0,

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from encoders.errors import EncoderError
-from indexer import changes
+from indexer import changes, metrics
 from indexer.encoding import TowerFailed
 from indexer.errors import CollectionMismatch, CollectionMissing, StoreRejected
-from indexer.gate import latency, ledger, quality, recall, stored
+from indexer.gate import latency, ledger, quality, recall, shadows, stored
 from indexer.gate.report import Check, Report, from_dict
 from indexer.gate.subject import Pause, Subject, sleep
 from indexer.indexes import Index
@@ -40,6 +40,7 @@ CHECKS: tuple[tuple[str, CheckFunction], ...] = (
     (recall.FILTERED, recall.filtered),
     (quality.QUALITY, quality.offline),
     (latency.LATENCY, latency.p95),
+    (shadows.SHADOWS, shadows.advice),
 )
 # What makes this index unfit, rather than the moment: an outage is raised instead.
 UNFIT = (CollectionMissing, CollectionMismatch, StoreRejected, EncoderError, TowerFailed)
@@ -72,6 +73,8 @@ def run(
         pause=pause,
     )
     checks = tuple(_asked(name, check, subject) for name, check in CHECKS)
+    verdicts = {check.name: check.passed for check in checks if check.passed is not None}
+    metrics.judged(alias=index.alias, checks=verdicts)
     return Report(
         index_id=index.id,
         encoder_id=index.encoder_id,

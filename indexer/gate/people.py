@@ -73,6 +73,8 @@ def retriever(subject: Subject, index: Index) -> Retriever:
     return Retriever(
         subject.store,
         alias=index.collection,
-        settings=settings.model_copy(update={"k_max": max(DEPTH, settings.k_max)}),
+        settings=settings.model_copy(
+            update={"k_max": max(DEPTH, settings.k_max), "shadow_share": 0.0}
+        ),
         encoder=subject.towers.get(index.encoder_id, index.encoder_uri),
     )

@@ -28,6 +28,7 @@ from indexer.filters import Filter
 from indexer.query import asked as query_input
 from indexer.query.asked import Asked, EventLike, HistoryEntry, Past, Query
 from indexer.query.hits import Clock, Hit, Hits
+from indexer.query.shadow import Overview, Shadow
 from indexer.query.targets import Resolver, Target
 from indexer.settings import Settings
 from indexer.stores import ScoredPoint, Search, StoredPoint, VectorStore
@@ -75,6 +76,13 @@ class Retriever:
         self._live = Resolver(store, alias, self._settings, encoder)
         self._lock = threading.Lock()
         self._owned: list[Callable[[], None]] = []
+        self._shadow = Shadow(
+            store,
+            alias,
+            self._settings.shadow_share,
+            open_other=self._pinned_to,
+            engine=lambda: self._engine,
+        )
 
     @classmethod
     def connect(
@@ -130,7 +138,11 @@ class Retriever:
         """One answer per query, in order, all from one index: one fetch, one pass of the user
         tower, one batch of searches."""
         asked = query_input.check_many(queries, k_max=self._settings.k_max)
-        return self._measured(lambda: self._recommend(asked)) if asked else []
+        if not asked:
+            return []
+        answers = self._measured(lambda: self._recommend(asked))
+        self._shadow.offer(lambda other: other._measured(lambda: other._recommend(asked)), answers)
+        return answers
 
     def similar(self, key: str, *, where: object = None, k: int = 20, exact: bool = False) -> Hits:
         """The `k` items most like this one, without it. Raises QueryError when the index does not
@@ -138,7 +150,13 @@ class Retriever:
         key = query_input.check_key("key", key)
         k = query_input.check_k(k, k_max=self._settings.k_max)
         exact = query_input.check_flag("exact", exact)
-        return self._measured(lambda: [self._similar(key, where=where, k=k, exact=exact)])[0]
+
+        def ask(retriever: Retriever) -> list[Hits]:
+            return [retriever._similar(key, where=where, k=k, exact=exact)]
+
+        answers = self._measured(lambda: ask(self))
+        self._shadow.offer(lambda other: other._measured(lambda: ask(other)), answers)
+        return answers[0]
 
     def target(self) -> Target:
         """What the alias names now. Raises CollectionMissing when it names nothing."""
@@ -152,8 +170,18 @@ class Retriever:
         """The encoder of the live index, loaded. Its user features are those that count."""
         return self._pinned(lambda: self._live.tower(self._live.resolve())).encoder
 
+    def shadow(self) -> Overview:
+        """What shadow reads of this process say (setting shadow_share)."""
+        return self._shadow.overview()
+
+    def _pinned_to(self, collection: str) -> Retriever:
+        """Asks that collection with the tower that built it, and casts no shadow itself."""
+        settings = self._settings.model_copy(update={"shadow_share": 0.0})
+        return Retriever(self._store, alias=collection, settings=settings, engine=self._engine)
+
     def close(self) -> None:
         """Close what `connect` opened, and the database connections opened for `user_key`."""
+        self._shadow.close()
         while self._owned:
             self._owned.pop()()
 
