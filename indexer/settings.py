@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -231,6 +231,11 @@ class Settings(BaseSettings):
         ge=1,
         le=256,
         description="torch threads of each worker process. More than one rarely pays on CPU.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="Lines that workers and `twinspan up` log: text for people, or json: one "
+        "object a line, with index, item counts, fences and seconds as fields.",
     )
     ready_max_age_s: float = Field(
         default=30,

@@ -21,7 +21,18 @@ import sqlalchemy as sa
 
 from encoders.errors import EncoderError
 from encoders.types import ItemRecord
-from indexer import catalog, changes, collection, encoding, entries, indexes, metrics, writing
+from indexer import (
+    catalog,
+    changes,
+    collection,
+    encoding,
+    entries,
+    indexes,
+    logs,
+    metrics,
+    tracing,
+    writing,
+)
 from indexer import plan as planning
 from indexer.encoding import TowerFailed
 from indexer.entries import Batch, Written
@@ -56,6 +67,8 @@ class Report:
     quarantined: int = 0
     lost: int = 0  # written, but somebody else held the lease by then
     released: int = 0  # given back untouched: an outage, or a stop
+    fences: list[int] = field(default_factory=list[int])  # of its claims, in order
+    aliases: dict[int, str] = field(default_factory=dict[int, str])  # of the indexes, by id
     outages: list[str] = field(default_factory=list[str])
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -67,7 +80,8 @@ class Report:
     def stage(self, name: str) -> Generator[None]:
         started = time.perf_counter()
         try:
-            yield
+            with tracing.span(name):
+                yield
         finally:
             took_s = time.perf_counter() - started
             self.seconds[name] = self.seconds.get(name, 0.0) + took_s
@@ -142,12 +156,17 @@ class _Drain:
 
     def counted_turn(self, index: Index) -> None:
         before = self.report.outcomes()
-        try:
-            self.turn(index)
-        finally:
-            after = self.report.outcomes()
-            new = {name: count - before[name] for name, count in after.items()}
-            metrics.counted(alias=index.alias, state=index.state, outcomes=new)
+        self.report.aliases[index.id] = index.alias
+        with tracing.span("batch", index=index.id, alias=index.alias) as span:
+            try:
+                self.turn(index)
+            finally:
+                after = self.report.outcomes()
+                new = {name: count - before[name] for name, count in after.items()}
+                metrics.counted(alias=index.alias, state=index.state, outcomes=new)
+                if span is not None:
+                    span.set_attributes({f"items.{name}": n for name, n in new.items() if n})
+                    span.set_attribute("fence", self.report.fences[-1] if any(new.values()) else 0)
         if any(new[name] for name in WRITTEN):
             indexes.note_write(self.engine, index)
 
@@ -167,6 +186,7 @@ class _Drain:
             )
         if batch is None or not batch.claims:
             return
+        self.report.fences.append(batch.fence)
         started = time.monotonic()
         try:
             self.fences.check(self.engine, self.store, index, fence=batch.fence)
@@ -228,6 +248,8 @@ class _Drain:
             rejected = writing.write(self.store, index.ref, batch, plan, encoded)
         with stage("ack"):
             errors = {**plan.refused, **failed, **rejected}
+            for kind, some in (("refused", plan.refused), ("tower", failed), ("store", rejected)):
+                self.tell(batch, kind, some)
             self.settle(index, batch, plan, errors, read_at=read_at)
         self.report.batches += 1
 
@@ -247,7 +269,9 @@ class _Drain:
         took_s = self.settings.lease_s - batch.left_s()
         problem = f"{len(batch.claims)} items took {took_s:.0f} s, too long for lease_s"
         if len(batch.claims) == 1:
-            self.fail(batch, {batch.claims[0].key: f"{problem}: raise it, or shorten the row"})
+            charged = {batch.claims[0].key: f"{problem}: raise it, or shorten the row"}
+            self.tell(batch, "slow", charged)
+            self.fail(batch, charged)
         raise TowerFailed(problem)
 
     def settle(
@@ -274,9 +298,21 @@ class _Drain:
         self.report.deleted += len(plan.delete)
         self.fail(batch, errors)
 
-    def fail(self, batch: Batch, errors: Mapping[str, str]) -> None:
+    def tell(self, batch: Batch, kind: str, errors: Mapping[str, str]) -> None:
+        """One line per failure. Its class is who refused the item: the plan, the tower, the store,
+        or the clock."""
         for key, error in errors.items():
-            log.warning("index %d, item %r: %s", batch.index_id, key, error)
+            said = logs.facts(
+                index=batch.index_id,
+                alias=self.report.aliases.get(batch.index_id),
+                item=key,
+                fence=batch.fence,
+                error_class=kind,
+                error=error,
+            )
+            log.warning("index %d, item %r: %s", batch.index_id, key, error, extra=said)
+
+    def fail(self, batch: Batch, errors: Mapping[str, str]) -> None:
         self.report.failed += len(errors)
         self.report.quarantined += entries.fail_if_held(
             self.engine,

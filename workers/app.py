@@ -21,6 +21,7 @@ from celery import Celery, bootsteps, signals
 from celery.apps import worker as program
 from kombu.transport import TRANSPORT_ALIASES
 
+from indexer import logs
 from indexer import settings as settings_module
 from indexer.errors import SettingsError
 from indexer.settings import Settings
@@ -41,7 +42,6 @@ CHILD_START_S = 60.0  # until a pool child that does not report is started again
 LOOK_UP_S = 1.0  # until an idle worker notices that it is to stop
 SOFT_SHUTDOWN_S = 10.0  # on the second Ctrl-C: until running tasks are cancelled
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 CHATTY = ("celery.worker.strategy", "celery.app.trace", "httpx")  # lines for every wake-up or write
 
 
@@ -112,7 +112,7 @@ def make_app(settings: Settings, services: Services | None = None) -> App:
     without, each worker process opens its own when first needed. Raises SettingsError."""
     app = App(settings, services)
     app.conf.update(_configuration(settings))
-    app.task(name=DRAIN, shared=False, ignore_result=True)(_task(app.drainer))
+    app.task(name=DRAIN, shared=False, ignore_result=True, bind=True)(_task(app.drainer))
     app.steps["worker"].update((Watch, ServeMetrics))  # pyright: ignore[reportOptionalSubscript]
     return app
 
@@ -133,8 +133,8 @@ def _forks(worker: Any) -> bool:
 
 
 def _task(drainer: Drainer) -> Any:
-    def drain(index_id: int) -> None:
-        drainer.drain(index_id)
+    def drain(task: Any, index_id: int) -> None:
+        drainer.drain(index_id, headers=task.request.headers)
 
     return drain
 
@@ -204,16 +204,23 @@ def _command_line_app() -> App:
         if isinstance(app.services, LazyServices):
             app.services.close()
 
-    signals.setup_logging.connect(_set_up_logging, weak=False)
+    def set_up_logging(
+        loglevel: int = logging.WARNING, logfile: str | None = None, **_: Any
+    ) -> None:
+        _set_up_logging(settings, loglevel, logfile)
+
+    signals.setup_logging.connect(set_up_logging, weak=False)
     signals.worker_shutting_down.connect(stop, weak=False)
     signals.worker_shutdown.connect(close, weak=False)
     signals.worker_process_shutdown.connect(close, weak=False)
     return app
 
 
-def _set_up_logging(loglevel: int = logging.WARNING, logfile: str | None = None, **_: Any) -> None:
+def _set_up_logging(settings: Settings, loglevel: int, logfile: str | None) -> None:
     """Log lines go where `--loglevel` and `--logfile` say, unless the process has handlers."""
-    logging.basicConfig(level=loglevel, format=LOG_FORMAT, filename=logfile)
+    handler = logging.FileHandler(logfile) if logfile else logging.StreamHandler()
+    handler.setFormatter(logs.formatter(settings))
+    logging.basicConfig(level=loglevel, handlers=[handler])
     if loglevel > logging.DEBUG:
         for name in CHATTY:
             logging.getLogger(name).setLevel(max(loglevel, logging.WARNING))

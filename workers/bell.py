@@ -16,6 +16,7 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
+from indexer import tracing
 from indexer.errors import TwinspanError
 from indexer.indexes import Index
 from workers.rings import Rings
@@ -108,6 +109,7 @@ class Bell:
             delivery_mode=TRANSIENT,
             ignore_result=True,
             retry=False,
+            headers=tracing.carrier() or None,
         )
         self._sent[self._queue_of(index)].append(index.id)
 

@@ -11,13 +11,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
 from billiard.process import current_process  # pyright: ignore[reportMissingTypeStubs]
 
-from indexer import indexes, sync
+from indexer import indexes, logs, sync, tracing
 from indexer.errors import TwinspanError
 from indexer.fences import Fences
 from indexer.settings import Settings
@@ -75,13 +75,13 @@ class Drainer:
         self._pause_s = PAUSE_S
         self._forgot_at = time.monotonic()
 
-    def drain(self, index_id: int) -> None:
+    def drain(self, index_id: int, *, headers: Mapping[str, str] | None = None) -> None:
         """Nothing of the index is due any more, or its slice of time is over, or it is left alone
         for now and the log says why. At once when another thread of this process is at it."""
         with self._only_one(index_id) as alone:
             if not alone or self.stop.is_set():
                 return
-            with _sigterm_stops(self.stop):
+            with _sigterm_stops(self.stop), tracing.span("drain", headers, index=index_id):
                 self._drain(index_id)
 
     def _drain(self, index_id: int) -> None:
@@ -119,7 +119,15 @@ class Drainer:
         if report.batches:
             counts = {name: n for name, n in report.counts().items() if n}
             stages = {name: round(s, 3) for name, s in report.seconds.items()}
-            log.info("index %d: %s, seconds %s", index_id, counts, stages)
+            said = logs.facts(
+                index=index_id,
+                alias=report.aliases.get(index_id),
+                indexes={str(id_): alias for id_, alias in report.aliases.items()},
+                fences=[report.fences[0], report.fences[-1]],
+                items=counts,
+                seconds=stages,
+            )
+            log.info("index %d: %s, seconds %s", index_id, counts, stages, extra=said)
 
     def _forget_encoders(self) -> None:
         if time.monotonic() - self._forgot_at > FORGET_EVERY_S:

@@ -19,7 +19,7 @@ from typing import Self, cast
 import psycopg
 import sqlalchemy as sa
 
-from indexer import changes, database, entries, entries_sql, indexes, schema, standing
+from indexer import changes, database, entries, entries_sql, indexes, schema, standing, tracing
 from indexer.catalog import triggers
 from indexer.errors import DatabaseUnavailable, TwinspanError
 from indexer.settings import Settings
@@ -114,14 +114,17 @@ class Watcher:
     def _lead(self, lock: Lock) -> None:
         while not self._stop.is_set():
             look = lock.look()
-            moved = (
-                changes.route(self._engine, limit=self._settings.route_items) if look.work else 0
-            )
-            due = indexes.due(self._engine) if look.work else []
-            self._bell.ring(due, fence=look.fence)
+            moved = self._wake(look) if look.work else self._bell.ring((), fence=look.fence)
             self._purge()
             if not moved:
                 self._wait(lock)
+
+    def _wake(self, look: Look) -> int:
+        """What is committed is routed, and every due index rung for. Returns the keys moved."""
+        with tracing.span("wake"):
+            moved = changes.route(self._engine, limit=self._settings.route_items)
+            self._bell.ring(indexes.due(self._engine), fence=look.fence)
+            return moved
 
     def _wait(self, lock: Lock) -> None:
         until = time.monotonic() + self._settings.poll_s

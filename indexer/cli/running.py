@@ -55,10 +55,14 @@ def up(
     """
     import logging
 
+    from indexer import logs
     from indexer import up as running
 
+    known = settings_module.load()
     logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
-    running.up(settings_module.load(), say=output.note)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logs.formatter(known))
+    running.up(known, say=output.note)
 
 
 def settings(as_json: Json = False) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from indexer import metrics
+from indexer import metrics, tracing
 from indexer.errors import StoreError
 from indexer.stores import VectorStore
 
@@ -38,7 +38,8 @@ def _measured(verb: str, call: Callable[..., Any]) -> Callable[..., Any]:
     def measured(*arguments: Any, **named: Any) -> Any:
         started = time.perf_counter()
         try:
-            answer = call(*arguments, **named)
+            with tracing.span(f"store.{verb}"):
+                answer = call(*arguments, **named)
         except StoreError as cause:
             metrics.asked_store(verb, time.perf_counter() - started, cause)
             raise
