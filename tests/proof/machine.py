@@ -39,8 +39,9 @@ rarer = st.one_of(copies, touches, renames, truncates, poisons)
 worker_names = st.sampled_from(["A", "B", "C"])
 admin_names = st.sampled_from(["M", "N"])
 acts = st.sampled_from(
-    ["reindex", "promote", "reindex", "roll back", "cancel", "retire", "tidy", "resume"]
+    ["reindex", "promote", "reindex", "roll back", "cancel", "retire", "tidy", "resume", "verify"]
 )
+meddlings = st.sampled_from(["a point is deleted", "the ledger is altered", "changes are lost"])
 batch_sizes = st.sampled_from([64, 1, 2])
 accidents = st.sampled_from(
     [("lease", "noticed"), ("lease", "unnoticed"), ("killed", ""), ("fill", "killed")]
@@ -126,6 +127,12 @@ class Proof(RuleBasedStateMachine):
         self._ready_admin(name, what, number)
         if name in self.world.processes:
             self.world.finish(name)
+
+    @rule(how=meddlings, key=st.sampled_from(KEYS), really=st.integers(0, 3))
+    def somebody_meddles(self, how: str, key: str, really: int) -> None:
+        """Rarely: histories without it say more."""
+        if really == 3:
+            self.world.meddle(how, key)
 
     # -- accidents --------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from indexer import changes, entries_sql, reindex, rollout, sync, writing
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
+from indexer.verify import passing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,5 +439,17 @@ MUTANTS = (
             ),
         ),
         scenario="an_item_changes_before_a_rollback",
+    ),
+    Mutant(
+        name="what verify finds is not asked for again",
+        edits=(
+            Edit(
+                owner=passing,
+                name="_repair",
+                old="entries.repair_if_unchanged(engine, index.id, found, lane=LANE_BACKFILL)",
+                new="len(found)",
+            ),
+        ),
+        scenario="somebody_meddles_in_three_ways",
     ),
 )

@@ -246,6 +246,15 @@ def an_item_changes_before_a_rollback(world: World) -> None:
     world.settle()
 
 
+def somebody_meddles_in_three_ways(world: World) -> None:
+    _indexed(world, write("a", "b"))
+    world.meddle("a point is deleted", "a")
+    world.meddle("the ledger is altered", "b")
+    world.commit(write("c"))
+    world.meddle("changes are lost", "c")
+    world.settle()
+
+
 def _indexed(world: World, *changes: Change) -> None:
     world.commit(*changes)
     world.drain()

@@ -18,7 +18,18 @@ import psycopg
 import sqlalchemy as sa
 from hashing import HashingEncoder, info
 
-from indexer import catalog, changes, collection, database, entries, indexes, reindex, rollout, sync
+from indexer import (
+    catalog,
+    changes,
+    collection,
+    database,
+    entries,
+    indexes,
+    reindex,
+    rollout,
+    sync,
+    verify,
+)
 from indexer.catalog import spec
 from indexer.errors import DatabaseError, IndexStateError, StoreError
 from indexer.indexes import Index
@@ -80,6 +91,7 @@ class World:
         catalog.attach(self.engine, spec.parse(CATALOG, name="films"))
         self.oracle = Oracle()
         self.processes: dict[str, Process] = {}
+        self.meddled = False
 
     def close(self) -> None:
         self.stop()
@@ -114,6 +126,7 @@ class World:
     def reset(self) -> None:
         """No row, no change, one live index without a point."""
         self.stop()
+        self.meddled = False
         self.oracle.rows.clear()
         kept: Index | None = None
         for index in indexes.all_of(self.engine):
@@ -136,9 +149,11 @@ class World:
         self.sql("UPDATE indexer.indexes SET state = 'retired' WHERE id = :id", id=index.id)
         collection.remove(self.engine, self.store, index)  # pyright: ignore[reportArgumentType]
 
-    def _empty(self, index: Index) -> None:
-        """No point is left, not even a tombstone: with the engine's own verbs."""
-        ids = [index.ref.point_id(key) for key in KEYS]
+    def _empty(self, index: Index, *keys: str) -> None:
+        """None of these points is left (no keys: none at all), not even a tombstone: with the
+        engine's own verbs."""
+        self.store.apply()
+        ids = [index.ref.point_id(key) for key in keys or KEYS]
         real: Any = self.store.real
         if isinstance(real, EdgeStore):
             import qdrant_edge
@@ -228,6 +243,31 @@ class World:
         for _ in reindex.fill(self.engine, index):
             pass
 
+    def verify(self, index: Index) -> verify.Comparison:
+        """The index is compared, and what differs is asked for again."""
+        return verify.compare(
+            self.engine,
+            self.store,  # pyright: ignore[reportArgumentType]
+            index,
+            tower=self.towers.get(index.encoder_id, index.encoder_uri),
+            options=verify.Options(repair=True, patience_s=0),
+        )
+
+    def meddle(self, how: str, key: str) -> None:
+        """Somebody does what nobody should: only `verify` can find it."""
+        self.meddled = True
+        match how:
+            case "a point is deleted":
+                self._empty(indexes.live(self.engine, ALIAS), key)
+            case "the ledger is altered":
+                self.sql(
+                    "UPDATE indexer.entries SET present = NOT present, content_hash = '\\xdead'"
+                    " WHERE item_key = :key AND written = wanted AND lease_until IS NULL",
+                    key=key,
+                )
+            case _:
+                self.sql("DELETE FROM indexer.changes")
+
     def tidy(self) -> None:
         rollout.tidy(self.engine, self.store, self.settings)  # pyright: ignore[reportArgumentType]
 
@@ -248,6 +288,7 @@ class World:
             "cancel": lambda: rollout.cancel(self.engine, self.store, chosen.id),  # pyright: ignore[reportArgumentType]
             "retire": lambda: rollout.retire(self.engine, self.store, chosen.id),  # pyright: ignore[reportArgumentType]
             "tidy": self.tidy,
+            "verify": lambda: self.verify(chosen),
         }
         self._start(name, works[what])
 
@@ -328,14 +369,25 @@ class World:
             user.rollback()
         if not after:
             self.end(last_steps)
-        self.complete_rollouts()
-        self.drain()
-        self.check()
+        self.come_to_rest()
         if after and (self.processes or self.store.late):
             self.end(last_steps)
-            self.complete_rollouts()
+            self.come_to_rest()
+
+    def come_to_rest(self) -> None:
+        """Nobody is at it: roll-outs are completed, the ledger is worked off, meddling is found
+        and mended. Then all agrees, and `verify` says so."""
+        self.complete_rollouts()
+        self.drain()
+        if self.meddled:
+            for index in indexes.active(self.engine):
+                self.verify(index)
             self.drain()
-            self.check()
+            self.meddled = False
+        self.check()
+        for index in indexes.active(self.engine):
+            seen = self.verify(index)
+            assert not (seen.drift or seen.in_flight or seen.repaired), (index.id, seen)
 
     def end(self, last_steps: int | None) -> None:
         """No process is left and no request under way."""
