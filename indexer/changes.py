@@ -12,10 +12,9 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from indexer import database
+from indexer import database, tables
 
 ROUTER_LOCK = 7_204_001  # pg_advisory_xact_lock key, one per database
-ACTIVE_STATES = "('building', 'live', 'standby')"
 
 _TRY_LOCK = sa.text("SELECT pg_try_advisory_xact_lock(:key)")
 
@@ -43,7 +42,7 @@ _ROUTE = sa.text(f"""
         WHERE id = ANY(CAST(:ids AS bigint[])) AND item_key IS NOT NULL
         GROUP BY 1, 2
     ) AS c
-    JOIN indexer.indexes AS i ON i.catalog_id = c.catalog_id AND i.state IN {ACTIVE_STATES}
+    JOIN indexer.indexes AS i ON i.catalog_id = c.catalog_id AND i.state IN {tables.ACTIVE}
     ORDER BY 1, 2
     ON CONFLICT (index_id, item_key) DO UPDATE SET
         wanted = e.wanted + 1,
@@ -67,7 +66,7 @@ _MARK_TRUNCATED = sa.text(f"""
     WITH gone AS (
         SELECT e.index_id, e.item_key FROM indexer.entries AS e
         JOIN indexer.indexes AS i ON i.id = e.index_id
-        WHERE i.catalog_id = :catalog_id AND i.state IN {ACTIVE_STATES}
+        WHERE i.catalog_id = :catalog_id AND i.state IN {tables.ACTIVE}
           AND e.item_key = ANY(CAST(:keys AS text[]))
         ORDER BY e.index_id, e.item_key FOR UPDATE OF e
     )
@@ -82,7 +81,7 @@ _MARK_TRUNCATED = sa.text(f"""
 _TRUNCATED_KEYS = sa.text(f"""
     SELECT DISTINCT e.item_key FROM indexer.entries AS e
     JOIN indexer.indexes AS i ON i.id = e.index_id
-    WHERE i.catalog_id = :catalog_id AND i.state IN {ACTIVE_STATES} AND e.item_key > :done_to
+    WHERE i.catalog_id = :catalog_id AND i.state IN {tables.ACTIVE} AND e.item_key > :done_to
     ORDER BY e.item_key LIMIT :limit
 """)
 _ADVANCE = sa.text("""

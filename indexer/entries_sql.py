@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-DUE = """wanted > written AND NOT quarantined AND due_at <= now()
-          AND (lease_until IS NULL OR lease_until <= now())"""
+from indexer.tables import ACTIVE, DUE
 
 # The queue is read in the order of its index. Left to itself the planner, whose statistics of a
 # queue are always of another moment, gathers and sorts all dirty rows for each claim (41 ms
@@ -104,11 +103,11 @@ ACK = sa.text("""
 """)
 
 # A late writer's items that the ledger has forgotten meanwhile are wanted again.
-RECALL = sa.text("""
+RECALL = sa.text(f"""
     INSERT INTO indexer.entries AS e (index_id, item_key, lane, changed_at, lost_at)
     SELECT i.id, item_key, 0, now(), now()
     FROM indexer.indexes AS i, unnest(CAST(:keys AS text[])) AS item_key
-    WHERE i.id = :index_id AND i.state IN ('building', 'live', 'standby')
+    WHERE i.id = :index_id AND i.state IN {ACTIVE}
     ORDER BY item_key COLLATE "C"
     ON CONFLICT (index_id, item_key) DO UPDATE SET
         wanted = e.wanted + 1, due_at = now(), content_hash = NULL, payload_hash = NULL

@@ -19,7 +19,7 @@ from indexer import database, tables
 from indexer.errors import IndexStateError, UsageError
 from indexer.stores import Collection
 
-ACTIVE = ("building", "live", "standby")
+ACTIVE = tables.ACTIVE_STATES
 ENDED = ("failed", "retired")
 PARTITION_LOCK_S = 2.0  # workers wait behind whoever waits for this lock
 NOTE_WRITES_S = 5.0  # how exact `written_at` is
@@ -85,11 +85,9 @@ _SELECT = sa.select(
     tables.encoders.c.family.label("encoder_family"),
 ).select_from(tables.indexes.join(tables.catalogs).join(tables.encoders))
 
-_DUE = sa.text("""EXISTS (
-    SELECT 1 FROM indexer.entries AS e
-    WHERE e.index_id = indexes.id AND e.wanted > e.written AND NOT e.quarantined
-      AND e.due_at <= now() AND (e.lease_until IS NULL OR e.lease_until <= now())
-)""")
+_DUE = sa.text(
+    f"EXISTS (SELECT FROM indexer.entries AS e WHERE e.index_id = indexes.id AND {tables.DUE})"
+)
 
 
 def register(

@@ -12,11 +12,11 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from indexer import database
+from indexer import database, tables
 
 LEADER_LOCK = 7_204_003  # pg_try_advisory_lock key of the watcher that leads, one per database
 
-_INDEXES = sa.text("""
+_INDEXES = sa.text(f"""
     SELECT i.id, i.alias, i.state, i.backfill_done, i.written_at, v.finished_at AS verified_at,
            v.counts AS verified
     FROM indexer.indexes AS i
@@ -24,7 +24,7 @@ _INDEXES = sa.text("""
         SELECT finished_at, counts FROM indexer.verifications
         WHERE index_id = i.id AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1
     ) AS v ON true
-    WHERE i.state IN ('building', 'live', 'standby') ORDER BY i.id
+    WHERE i.state IN {tables.ACTIVE} ORDER BY i.id
 """)
 _WAITING = sa.text("""
     SELECT index_id, lane, count(*) AS items,

@@ -68,6 +68,11 @@ encoders = sa.Table(
 )
 
 INDEX_STATES = ("building", "live", "standby", "retired", "failed")
+ACTIVE_STATES = ("building", "live", "standby")  # changes reach these
+ACTIVE = f"({', '.join(map(repr, ACTIVE_STATES))})"  # the same in SQL
+# An entry that a claim may take, in SQL over `entries`.
+DUE = """wanted > written AND NOT quarantined AND due_at <= now()
+          AND (lease_until IS NULL OR lease_until <= now())"""
 
 # One physical collection built by one encoder.
 indexes = sa.Table(
@@ -103,7 +108,7 @@ indexes = sa.Table(
     sa.Index(
         "indexes_active",
         "catalog_id",
-        postgresql_where=sa.text("state IN ('building', 'live', 'standby')"),
+        postgresql_where=sa.text(f"state IN {ACTIVE}"),
     ),
 )
 

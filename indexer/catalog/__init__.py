@@ -25,11 +25,11 @@ ATTEMPTS, PAUSE_S = 20, 0.2  # a busy table is tried again, for some seconds in 
 Work = Callable[[sa.Connection], None]
 
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
-_QUEUE_ALL = sa.text("""
+_QUEUE_ALL = sa.text(f"""
     INSERT INTO indexer.changes (catalog_id, item_keys, op)
     SELECT :catalog_id, NULL, 'T' WHERE EXISTS (
         SELECT FROM indexer.indexes
-        WHERE catalog_id = :catalog_id AND state IN ('building', 'live', 'standby')
+        WHERE catalog_id = :catalog_id AND state IN {tables.ACTIVE}
     )
 """)
 _QUEUE = sa.text("""
@@ -237,7 +237,7 @@ def _watched(watch: Watch) -> dict[str, str]:
 def _queue_every_key(engine: sa.Engine, catalog: Catalog) -> None:
     """Every key that the catalog has now is queued: some may have been missed, if the old
     description did not fit the tables any more."""
-    active = tables.indexes.c.state.in_(("building", "live", "standby"))
+    active = tables.indexes.c.state.in_(tables.ACTIVE_STATES)
     mine = sa.select(tables.indexes.c.id).where(tables.indexes.c.catalog_id == catalog.id, active)
     with database.begin(engine) as connection:
         if connection.scalar(mine.limit(1)) is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -158,19 +159,10 @@ def import_items(
     """One file of items (CSV, JSON Lines or Parquet) into the built-in catalog."""
     from indexer import importing
 
-    columns = _columns(column)
-    _import(
-        lambda engine, tell: importing.items(
-            engine,
-            path,
-            columns=columns,
-            format=format,
-            encoding=encoding,
-            strict=strict,
-            on_progress=tell,
-        ),
-        as_json=as_json,
+    read = _reader(
+        importing.items, path, column=column, format=format, encoding=encoding, strict=strict
     )
+    _import(read, as_json=as_json)
 
 
 @importers.command("users")
@@ -186,19 +178,10 @@ def import_users(
     """One file of users; every column but the key is a feature."""
     from indexer import importing
 
-    columns = _columns(column)
-    _import(
-        lambda engine, tell: importing.users(
-            engine,
-            path,
-            columns=columns,
-            format=format,
-            encoding=encoding,
-            strict=strict,
-            on_progress=tell,
-        ),
-        as_json=as_json,
+    read = _reader(
+        importing.users, path, column=column, format=format, encoding=encoding, strict=strict
     )
+    _import(read, as_json=as_json)
 
 
 @importers.command("interactions")
@@ -215,19 +198,36 @@ def import_interactions(
     """One file of events: user, item, occurred_at and, where there are any, event and value."""
     from indexer import importing
 
+    read = _reader(
+        partial(importing.interactions, catalog=catalog),
+        path,
+        column=column,
+        format=format,
+        encoding=encoding,
+        strict=strict,
+    )
+    _import(read, as_json=as_json)
+
+
+def _reader(
+    load: Callable[..., Report],
+    path: Path,
+    *,
+    column: Sequence[str] | None,
+    format: str | None,
+    encoding: str | None,
+    strict: bool,
+) -> Callable[[sa.Engine, OnProgress], Report]:
+    """What imports one file of the person's own."""
     columns = _columns(column)
-    _import(
-        lambda engine, tell: importing.interactions(
-            engine,
-            path,
-            catalog=catalog,
-            columns=columns,
-            format=format,
-            encoding=encoding,
-            strict=strict,
-            on_progress=tell,
-        ),
-        as_json=as_json,
+    return lambda engine, tell: load(
+        engine,
+        path,
+        columns=columns,
+        format=format,
+        encoding=encoding,
+        strict=strict,
+        on_progress=tell,
     )
 
 
