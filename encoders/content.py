@@ -132,6 +132,15 @@ class ContentEncoder:
             (folder / "text").mkdir()
             self._frozen.write(folder / "text")
 
+    def check(self) -> None:
+        """Raises ValueError when statistics and vocabularies are not of one fit."""
+        rows = {table: (len(known),) for table, known in self.pipeline.vocabularies.items()}
+        found = {table: rarity.shape for table, rarity in self._statistics.rarity.items()}
+        if any(rows.get(table) != shape for table, shape in found.items()):
+            raise ValueError(f"rarity of shapes {found} for vocabularies of shapes {rows}")
+        if self._statistics.centre.shape != (self._width,):
+            raise ValueError(f"a centre of shape {self._statistics.centre.shape}")
+
     def mean_item(self, items: Sequence[ItemRecord], popularity: FloatArray) -> FloatArray:
         """(D,), of length one: the mean by popularity, or the plain mean where nothing is popular
         yet. Items that say nothing count for nothing."""
@@ -284,7 +293,7 @@ def read(
     tensors: dict[str, FloatArray] = cast(Any, safetensors.numpy).load_file(
         folder / "model.safetensors"
     )
-    return ContentEncoder(
+    made = ContentEncoder(
         config=config,
         pipeline=features.from_json(stored, item_features, user_features).items,
         frozen=text.read(folder / "text", dimension=len(tensors["mean_text"]), device=device)
@@ -300,6 +309,8 @@ def read(
             centre=tensors["centre"],
         ),
     )
+    made.check()
+    return made
 
 
 def _rarity(bag: Bag, rows: int) -> FloatArray:

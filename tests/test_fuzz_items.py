@@ -157,7 +157,7 @@ def agree(world: World, failed: dict[str, str]) -> None:
     tower = world.towers.get(world.index.encoder_id, world.index.encoder_uri)
     seen = verify.compare(world.engine, world.store, world.index, tower=tower)
     assert seen.agree + len(failed) == seen.items, (seen, failed)
-    assert seen.extra == 0, seen
+    assert seen.drift == 0, seen
 
 
 def found_by_their_own_values(world: World, keys: set[str]) -> None:
