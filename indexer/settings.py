@@ -1,4 +1,5 @@
-"""Settings: the environment (`TWINSPAN_*`) over `twinspan.toml` over these defaults.
+"""Settings: the environment (`TWINSPAN_*`) over `twinspan.toml` over these defaults. A secret may
+lie in a file that `TWINSPAN_<NAME>_FILE` names: then no environment and no process list has it.
 
 Left empty, `database_url`, `qdrant_url` and `broker_url` each mean the embedded part; moving to
 servers is setting them, no code. `docs/settings.md` is generated from the descriptions here.
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import ssl
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -29,6 +32,43 @@ OTHERS = ("TWINSPAN_TEST_", "TWINSPAN_FAULTS")  # variables of our own tests
 DATA_SETS = "TWINSPAN_DATA"  # a folder that tests and benchmarks read
 PROBLEMS_SHOWN = 10
 YEARS_S = 10 * 366 * 86_400.0
+
+
+class SecretFiles(PydanticBaseSettingsSource):
+    """Secrets out of the files that `TWINSPAN_<NAME>_FILE` names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """The file's content without its last line's end; None where no file is named. Raises
+        SettingsError, which names the variable and never shows the content."""
+        variable = file_variable(field_name)
+        path = os.environ.get(variable)
+        if not is_secret(field) or not path:
+            return None, field_name, False
+        if os.environ.get(f"{PREFIX}{field_name.upper()}"):
+            raise SettingsError(
+                f"{variable} and {PREFIX}{field_name.upper()} are both set: remove one of them."
+            )
+        try:
+            return Path(path).read_text(encoding="utf-8").rstrip("\r\n"), field_name, False
+        except (OSError, UnicodeDecodeError) as cause:
+            said = getattr(cause, "strerror", None) or "not text in UTF-8"
+            raise SettingsError(
+                f"{variable}: {wording.short(path)} cannot be read: {said}."
+            ) from None
+
+    def __call__(self) -> dict[str, Any]:
+        fields = self.settings_cls.model_fields
+        found = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def is_secret(field: FieldInfo) -> bool:
+    return SecretStr in get_args(field.annotation)
+
+
+def file_variable(name: str) -> str:
+    """The variable that names the file of a secret."""
+    return f"{PREFIX}{name.upper()}_FILE"
 
 
 class Settings(BaseSettings):
@@ -60,6 +100,11 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = Field(
         default=None,
         description="Celery broker, redis:// or amqp://. Empty: inside `twinspan up`.",
+    )
+    ca_file: Path | None = Field(
+        default=None,
+        description="PEM file of authorities to trust for https Qdrant, rediss:// and amqps://. "
+        "Empty: the system's. PostgreSQL has its own: sslrootcert in database_url.",
     )
     encoders_uri: str | None = Field(
         default=None,
@@ -274,10 +319,17 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class names it
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        toml = TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, SecretFiles(settings_cls), toml
 
     @field_validator(
-        "database_url", "qdrant_url", "qdrant_api_key", "broker_url", "encoders_uri", mode="before"
+        "database_url",
+        "qdrant_url",
+        "qdrant_api_key",
+        "broker_url",
+        "ca_file",
+        "encoders_uri",
+        mode="before",
     )
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
@@ -302,6 +354,18 @@ class Settings(BaseSettings):
     @property
     def encoders_root(self) -> str:
         return self.encoders_uri or str(self.data_dir / "encoders")
+
+    @property
+    def broker_tls(self) -> dict[str, object] | None:
+        """What Celery's `broker_use_ssl` must be. Certificates are checked, which kombu does
+        not do by itself for rediss://. None without TLS, or where the address has `ssl_` options
+        of its own."""
+        url = self.broker_url.get_secret_value() if self.broker_url else ""
+        prefix = {"rediss": "ssl_", "amqps": ""}.get(url.partition("://")[0])
+        if prefix is None or "ssl_" in url.partition("?")[2]:
+            return None
+        trusted = {f"{prefix}ca_certs": str(self.ca_file)} if self.ca_file else {}
+        return {f"{prefix}cert_reqs": ssl.CERT_REQUIRED, **trusted}
 
     @property
     def embedded_parts(self) -> tuple[str, ...]:
@@ -338,6 +402,9 @@ def _problem(error: ErrorDetails) -> str:
 def _check_environment() -> None:
     """A misspelt variable would leave a default in force, and nobody would know."""
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    known += [
+        file_variable(name) for name, field in Settings.model_fields.items() if is_secret(field)
+    ]
     for variable in os.environ:
         name = variable.upper()
         if name in (*known, DATA_SETS) or name.startswith(OTHERS) or not name.startswith(PREFIX):

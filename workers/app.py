@@ -144,6 +144,7 @@ def _configuration(settings: Settings) -> dict[str, object]:
     return {
         "broker_url": url,
         "broker_transport_options": _transport_options(url),
+        "broker_use_ssl": settings.broker_tls,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # for ever
         "accept_content": ["json"],

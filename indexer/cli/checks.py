@@ -169,6 +169,7 @@ def _broker(opened: parts.Parts) -> str:
     from kombu.exceptions import OperationalError  # pyright: ignore[reportMissingTypeStubs]
 
     app = cast(Any, Celery(broker=url.get_secret_value(), set_as_current=False))
+    app.conf.broker_use_ssl = opened.settings.broker_tls
     try:
         with app.connection_for_read(connect_timeout=BROKER_ANSWERS_S) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_ANSWERS_S)

@@ -53,7 +53,9 @@ def settings_page() -> str:
         f"# Settings\n\n{WRITTEN}\n\n"
         "Each is read from the environment (`TWINSPAN_` and its name in capitals, for instance "
         "`TWINSPAN_DATABASE_URL`), else from `twinspan.toml` in the working directory, else it has "
-        "its default. `twinspan settings` shows what is in force and where it comes from.\n\n"
+        "its default. A secret may lie in a file that `TWINSPAN_<NAME>_FILE` names, for instance "
+        "`TWINSPAN_DATABASE_URL_FILE`. `twinspan settings` shows what is in force and where it "
+        "comes from.\n\n"
         "| setting | default | bounds | what it does |\n|---|---|---|---|\n"
         + "\n".join(rows)
         + "\n"

@@ -100,6 +100,8 @@ def _shown(value: object) -> str:
 def _source(values: Settings, name: str) -> str:
     if name not in values.model_fields_set:
         return "default"
+    if os.environ.get(settings_module.file_variable(name)):
+        return f"file {os.environ[settings_module.file_variable(name)]}"
     set_here = {variable.upper() for variable in os.environ}
     return (
         "environment" if f"TWINSPAN_{name.upper()}" in set_here else settings_module.SETTINGS_FILE

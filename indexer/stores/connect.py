@@ -28,5 +28,6 @@ def connect(settings: Settings) -> VectorStore:
             api_key=key.get_secret_value() if key else None,
             timeout_s=settings.store_timeout_s,
             batch_bytes=settings.batch_bytes,
+            ca_file=settings.ca_file,
         )
     )

@@ -8,11 +8,13 @@ point is wrong. Nothing is retried here: an outage raises StoreUnavailable.
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 from qdrant_client import QdrantClient, models
@@ -69,7 +71,9 @@ class QdrantStore:
         timeout_s: float = TIMEOUT_S,
         batch_items: int = BATCH_ITEMS,
         batch_bytes: int = BATCH_BYTES,
+        ca_file: Path | None = None,
     ) -> None:
+        transport: dict[str, Any] = {"verify": _trust(ca_file)} if ca_file else {}
         headers = {"api-key": api_key} if api_key else None  # the client warns of it over http
         try:
             client = QdrantClient(
@@ -77,6 +81,7 @@ class QdrantStore:
                 headers=headers,
                 timeout=max(1, round(timeout_s)),
                 check_compatibility=False,
+                **transport,
             )
         except (ValueError, TypeError) as cause:
             raise UsageError(
@@ -469,6 +474,13 @@ def _payload_update(
             filter=models.Filter(must=[older, qdrant_filters.present(None)]),
         )
     )
+
+
+def _trust(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except OSError as cause:  # ssl.SSLError is one
+        raise UsageError(f"ca_file {str(ca_file)!r} cannot be used: {cause}.") from cause
 
 
 def _alias_dropped(alias: str) -> models.DeleteAliasOperation:
