@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -30,13 +32,19 @@ Route = tuple[str, re.Pattern[str], Any, Callable[..., Any]]
 class QdrantRest:
     """A server on a free loopback port, from `with` to the end of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, certificate: tuple[Path, Path] | None = None) -> None:
+        """With a certificate and its key, over TLS."""
         self.engine = QdrantClient(":memory:")
         self.indexes: dict[str, dict[str, Any]] = {}
         self.requests = 0
         self._lock = threading.Lock()  # the in-memory engine has none
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self._server.daemon_threads = True
+        self._scheme = "https" if certificate else "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._routes = self._make_routes()
 
@@ -46,7 +54,7 @@ class QdrantRest:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         self._thread.start()
