@@ -25,10 +25,10 @@ def engine(url: str, *, pool_size: int = 5) -> sa.Engine:
     fork. Raises UsageError for an address that is not PostgreSQL's."""
     try:
         parsed = sa.make_url(url)
-    except exc.ArgumentError as cause:
+    except (exc.ArgumentError, ValueError):  # a port that is no number
         raise UsageError(
             "database_url is not an address. Write postgresql://user:password@host:port/name."
-        ) from cause
+        ) from None
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise UsageError(f"database_url must start with postgresql://, not {parsed.drivername}://.")
     return sa.create_engine(

@@ -32,6 +32,8 @@ from workers.services import LazyServices, Services, database_url
 from workers.tasks import DRAIN, Drainer
 from workers.watch import Watcher
 
+log = logging.getLogger(__name__)
+
 QUEUE = "twinspan"  # of indexes that name no other
 MEMORY = "memory://"  # the broker of a worker that shares its process with everything else
 
@@ -133,8 +135,11 @@ def _forks(worker: Any) -> bool:
 
 
 def _task(drainer: Drainer) -> Any:
-    def drain(task: Any, index_id: int) -> None:
-        drainer.drain(index_id, headers=task.request.headers)
+    def drain(task: Any, index_id: object) -> None:
+        if isinstance(index_id, int):
+            drainer.drain(index_id, headers=task.request.headers)
+        else:
+            log.warning("a wake-up that names no index is ignored")
 
     return drain
 

@@ -85,12 +85,20 @@ def described(values: Settings) -> Iterator[dict[str, object]]:
         value: object = getattr(values, name)
         yield {
             "name": name,
-            "value": MASK if isinstance(value, SecretStr) else value,
+            "value": MASK if isinstance(value, SecretStr) else _without_password(value),
             "source": _source(values, name),
             "default": field.default,
             "environment": f"TWINSPAN_{name.upper()}",
             "help": field.description,
         }
+
+
+def _without_password(value: object) -> object:
+    """An address that is no secret may still have a user and a password in it."""
+    if not isinstance(value, str) or "@" not in value:
+        return value
+    scheme, separator, rest = value.rpartition("://")
+    return f"{scheme}{separator}{MASK}@{rest.rpartition('@')[2]}"
 
 
 def _shown(value: object) -> str:
