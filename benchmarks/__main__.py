@@ -20,6 +20,7 @@ PARTS = {
     "drain": "From the backlog to the store",
     "freshness": "From commit to searchable",
     "query": "A recommendation",
+    "rollout": "A new tower under load",
     "search": "Recall under filters",
     "towers": "The towers",
 }
