@@ -103,7 +103,11 @@ class OwnRabbitMQ:
         self._process.wait()
 
     def empty(self, queue: str) -> None:
-        with contextlib.suppress(Exception), Connection(self.url, connect_timeout=1) as connection:
+        patience = {"read_timeout": 2, "write_timeout": 2}
+        with (
+            contextlib.suppress(Exception),
+            Connection(self.url, connect_timeout=1, transport_options=patience) as connection,
+        ):
             connection.ensure_connection(max_retries=1)
             connection.channel().queue_purge(queue)
 

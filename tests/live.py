@@ -163,7 +163,11 @@ class Worker:
 
 def answers(url: str) -> bool:
     """Whether a broker is there."""
-    with contextlib.suppress(Exception), Connection(url, connect_timeout=2) as connection:
+    patience = {"read_timeout": 5, "write_timeout": 5} if url.startswith("amqp") else {}
+    with (
+        contextlib.suppress(Exception),
+        Connection(url, connect_timeout=2, transport_options=patience) as connection,
+    ):
         connection.connect()
         return True
     return False
