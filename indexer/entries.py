@@ -28,6 +28,9 @@ BACKFILL_SHARE = 8  # one in eight
 TOMBSTONE_S = 86_400.0
 
 
+IN_FLIGHT_S = 5.0  # a change that is younger than this is on its way, not missed
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """One leased entry. Hashes are None unless the ledger is certain of what the store holds.

@@ -10,35 +10,47 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import sqlalchemy as sa
 
 from encoders import artifact
 from encoders.types import EncoderInfo, VectorSpec
-from indexer import catalog, collection, database, entries, history, indexes
+from indexer import adoption, catalog, collection, database, entries, history, indexes, pace
 from indexer.errors import IndexStateError, SpecError, StoreError, TwinspanError
 from indexer.indexes import Index
 from indexer.stores import VectorStore
 
 log = logging.getLogger(__name__)
 
+IN_FLIGHT_SHARE = 10  # at most a tenth of a complete index may be on its way
 FILL_KEYS = 5_000  # keys of one backfill transaction
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """`total` items in the catalog, `filled` in the ledger, `done` in the store; `dirty` are still
-    to be worked on, `quarantined` are given up until their row changes."""
+    to be worked on, `quarantined` are given up until their row changes. `rate` is what the workers
+    did within the last minute, in items a second (None: nothing), `left_s` what the rest takes at
+    that rate. `complete` when all is there but changes that have just been made."""
 
     total: int
     filled: bool
     done: int
     dirty: int
     quarantined: int
+    complete: bool
+    rate: float | None
+    left_s: float | None
 
-    @property
-    def complete(self) -> bool:
-        return self.filled and self.dirty == 0
+    def __str__(self) -> str:
+        if self.complete:
+            return f"{self.done:,} of {self.total:,} items, complete"
+        pace = "nobody works on it" if self.rate is None else f"{self.rate:,.0f}/s"
+        left = (
+            "" if self.left_s is None else f", about {timedelta(seconds=round(self.left_s))} left"
+        )
+        return f"{self.done:,} of {self.total:,} items, {pace}{left}"
 
 
 def start(
@@ -49,6 +61,8 @@ def start(
     encoder_uri: str,
     alias: str | None = None,
     queue: str = "twinspan",
+    adopt: str | None = None,
+    trust: bool = False,
     by: str | None = None,
 ) -> Index:
     """As `start_with`, with the encoder that lies at that address."""
@@ -60,6 +74,8 @@ def start(
         encoder=encoder,
         alias=alias,
         queue=queue,
+        adopt=adopt,
+        trust=trust,
         by=by,
     )
 
@@ -72,20 +88,38 @@ def start_with(
     encoder: EncoderInfo,
     alias: str | None = None,
     queue: str = "twinspan",
+    adopt: str | None = None,
+    trust: bool = False,
     by: str | None = None,
 ) -> Index:
     """A new index in state `building`: its collection exists with payload indexes, changes reach
     it from now on, and `fill` can begin. `alias` defaults to the catalog's name, `by` (who asked)
-    to the database's user. Raises SpecError when the catalog lacks a feature that the encoder
-    reads. Killed in the middle, it leaves an index that `resume` completes or `cancel` gives up."""
+    to the database's user. Vectors that this encoder made of the same content are taken over from
+    collection `adopt`, by default from an index of this catalog and encoder; `trust` vouches for a
+    collection that does not name its encoder. Raises SpecError when the catalog lacks a feature
+    that the encoder reads, CollectionMismatch when the collection cannot be adopted. Killed in the
+    middle, it leaves an index that `resume` completes or `cancel` gives up."""
     attached = catalog.get(engine, catalog_name)
     check_features(attached, encoder)
     alias = alias or attached.name
+    adopts = adoption.choose(engine, store, attached, encoder, adopt=adopt, trust=trust)
     with database.begin(engine) as connection:
         index_id = indexes.add(
-            connection, catalog_id=attached.id, alias=alias, encoder=encoder, queue=queue
+            connection,
+            catalog_id=attached.id,
+            alias=alias,
+            encoder=encoder,
+            queue=queue,
+            adopts=adopts,
         )
-        history.record(connection, index_id=index_id, alias=alias, action="start", by=by)
+        history.record(
+            connection,
+            index_id=index_id,
+            alias=alias,
+            action="start",
+            by=by,
+            report={"encoder": encoder.id, "adopts": adopts},
+        )
     index = indexes.get(engine, index_id)
     try:
         return _prepare(engine, store, index, attached, encoder.vectors)
@@ -167,14 +201,33 @@ def fill(engine: sa.Engine, index: Index) -> Iterator[int]:
             return
 
 
-def progress(engine: sa.Engine, index_id: int) -> Progress:
-    """How far the index is."""
+def progress(engine: sa.Engine, index_id: int, *, total: int | None = None) -> Progress:
+    """How far the index is. `total` saves counting the catalog, for those who look often."""
     index = indexes.get(engine, index_id)
+    if total is None:
+        total = catalog.count(engine, catalog.get_by_id(engine, index.catalog_id))
     summary = entries.summary(engine, index_id=index_id).get(index_id)
+    rate = pace.rate(engine, index_id) if index.state == "building" else None
+    done, quarantined = (summary.present, summary.quarantined) if summary else (0, 0)
+    dirty = summary.dirty if summary else 0
+    complete = index.backfill_done and (summary is None or _only_in_flight(summary))
+    left = dirty if index.backfill_done else max(dirty, total - done - quarantined)
     return Progress(
-        total=catalog.count(engine, catalog.get_by_id(engine, index.catalog_id)),
+        total=total,
         filled=index.backfill_done,
-        done=summary.present if summary else 0,
-        dirty=summary.dirty if summary else 0,
-        quarantined=summary.quarantined if summary else 0,
+        done=done,
+        dirty=dirty,
+        quarantined=quarantined,
+        complete=complete,
+        rate=rate,
+        left_s=0.0 if complete else left / rate if rate else None,
     )
+
+
+def _only_in_flight(summary: entries.Summary) -> bool:
+    """Nothing is dirty, or little is, and that only for a moment: catalogs that change all the time
+    are never clean."""
+    if summary.dirty == 0:
+        return True
+    young = summary.oldest_s is None or summary.oldest_s < entries.IN_FLIGHT_S
+    return summary.backfill == 0 and young and summary.dirty * IN_FLIGHT_SHARE <= summary.present

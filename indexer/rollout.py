@@ -30,8 +30,8 @@ from indexer.towers import Towers
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT_S = 5.0  # a change that is younger than this is on its way, not missed
 CANCELLED = "cancelled"
+SWITCHES = ("promote", "rollback", "repair")  # actions after which another index may be live
 
 
 @dataclass(kw_only=True)
@@ -111,7 +111,7 @@ def rollback(
         _heal(engine, store, lock, alias)
         before = indexes.live(engine, alias)
         target = _earlier(engine, lock, before)
-        behind = entries.behind(engine, target.id, than=before.id, in_flight_s=IN_FLIGHT_S)
+        behind = entries.behind(engine, target.id, than=before.id, in_flight_s=entries.IN_FLIGHT_S)
         if behind and not force:
             raise IndexStateError(
                 f"index {target.id} lacks {behind:,} changes that live index {before.id} has. Let "
@@ -288,8 +288,8 @@ def _check_unmoved(engine: sa.Engine, alias: str, before: Index | None) -> None:
     now = indexes.find_live(engine, alias)
     if (now.id if now else None) == (before.id if before else None):
         return
-    steps = history.of(engine, alias, limit=1)
-    by = f" by {steps[0].by}" if steps else ""
+    switches = [step for step in history.of(engine, alias) if step.action in SWITCHES]
+    by = f" by {switches[0].by}" if switches else ""
     raise IndexStateError(
         f"alias {alias!r} was changed{by} meanwhile: index {now.id if now else None} is live now, "
         f"not {before.id if before else None}. Look at `twinspan history`, and decide again."

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from encoders.errors import EncoderError
 from encoders.types import ItemRecord
 from indexer import (
+    adoption,
     catalog,
     changes,
     collection,
@@ -39,6 +40,7 @@ from indexer.entries import Batch, Written
 from indexer.errors import StoreError
 from indexer.fences import Fences
 from indexer.indexes import Index
+from indexer.pace import Pace
 from indexer.plan import Plan, Task
 from indexer.settings import Settings
 from indexer.stores import VectorStore
@@ -60,6 +62,7 @@ class Report:
     routed: int = 0
     batches: int = 0
     encoded: int = 0
+    adopted: int = 0  # vectors taken over instead of encoded
     payload_only: int = 0
     skipped: int = 0
     deleted: int = 0
@@ -74,7 +77,7 @@ class Report:
 
     @property
     def items(self) -> int:
-        return self.encoded + self.payload_only + self.skipped + self.deleted
+        return self.encoded + self.adopted + self.payload_only + self.skipped + self.deleted
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
@@ -121,9 +124,11 @@ def drain(
         settings=settings,
         stop=stop or threading.Event(),
         fences=fences or Fences(),
+        pace=Pace(engine),
         until=time.monotonic() + slice_s if slice_s is not None else math.inf,
     )
     drain.run(index_id)
+    drain.pace.note()
     return drain.report
 
 
@@ -138,6 +143,7 @@ class _Drain:
     stop: threading.Event
     fences: Fences
     until: float  # time.monotonic(): no turn begins later
+    pace: Pace
     report: Report = field(default_factory=Report)
     limits: dict[int, int] = field(default_factory=dict[int, int])
     left_alone: set[int] = field(default_factory=set[int])
@@ -199,6 +205,7 @@ class _Drain:
             self.release(batch, pause_s=0)
         else:
             self.set_pace(index, limit, len(batch.claims), time.monotonic() - started)
+            self.pace.add(index, len(batch.claims))
 
     def tower(self, index: Index) -> Tower | None:
         """The very encoder that the index names, or None: then the work is left to others."""
@@ -240,17 +247,23 @@ class _Drain:
         with stage("plan"):
             plan = planning.plan(batch.claims, items, payload_limit=self.settings.payload_limit)
         with stage("encode"):
-            encoded, failed = encoding.encode(tower, [_record(task) for task in plan.encode])
+            specs = tower.encoder.vectors
+            adopted = adoption.take_over(self.store, index, specs, plan.encode)
+            left = [task for task in plan.encode if task.claim.key not in adopted]
+            encoded, failed = encoding.encode(tower, [_record(task) for task in left])
         if self.stop.is_set():
             raise _Stopped
         self.check_lease(batch)
         with stage("write"):
-            rejected = writing.write(self.store, index.ref, batch, plan, encoded)
+            rejected = writing.write(self.store, index.ref, batch, plan, {**adopted, **encoded})
         with stage("ack"):
             errors = {**plan.refused, **failed, **rejected}
             for kind, some in (("refused", plan.refused), ("tower", failed), ("store", rejected)):
                 self.tell(batch, kind, some)
             self.settle(index, batch, plan, errors, read_at=read_at)
+        taken_over = sum(key not in errors for key in adopted)
+        self.report.adopted += taken_over
+        self.report.encoded -= taken_over  # as which `settle` counted them
         self.report.batches += 1
 
     def described(self, index: Index, tower: Tower) -> catalog.Catalog:

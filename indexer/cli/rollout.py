@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import getpass
 import time
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 ROLLOUT_PANEL = "Indexes"
 SLICE_S = 2.0  # of work between two looks, when this process works itself
 LOOK_S = 0.25  # between two looks at the progress of workers
+LOOKS_PER_COUNT = 40  # the catalog's rows are counted again after so many looks
 SILENCE_S = 20.0  # without any progress until we ask whether a worker runs
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -47,6 +49,13 @@ def reindex(
     queue: Annotated[
         str, typer.Option("--queue", help="Celery queue of its wake-ups: CPU or GPU workers.")
     ] = "twinspan",
+    adopt: Annotated[
+        str | None,
+        typer.Option("--adopt", metavar="COLLECTION", help="Take vectors from it, if unchanged."),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="This encoder made it, though it does not say so.")
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Stay until the index is complete.")
     ] = True,
@@ -63,11 +72,13 @@ def reindex(
 ) -> None:
     """Build a new index of a catalog with an encoder, and make it live when it is complete.
 
-    The index before it becomes standby. Interrupt it as you like: --resume goes on.
+    The index before it becomes standby. Interrupt it as you like: --resume goes on. Vectors that
+    this encoder made before are taken over from an index that has them, not made again.
     """
     with parts.opened() as opened:
         if resume is None:
-            index = _start(opened, encoder, catalog=catalog, alias=alias, queue=queue)
+            asked = {"alias": alias, "queue": queue, "adopt": adopt, "trust": trust, "by": who()}
+            index = _start(opened, encoder, catalog, asked)
             output.note(
                 f"index {index.id}: encoder {index.encoder_id[:12]} ({index.encoder_family}), "
                 f"alias {index.alias}"
@@ -79,7 +90,7 @@ def reindex(
         if wait:
             _wait(opened, index, here=here)
         if wait and make_live:
-            index = _promote(opened, index.id, force=False)
+            index = _promote(opened, index.id, force=False, here=here)
         _show(index, as_json=as_json)
 
 
@@ -192,23 +203,17 @@ def who() -> str | None:
 
 
 def _start(
-    opened: parts.Parts, encoder: str | None, *, catalog: str, alias: str | None, queue: str
+    opened: parts.Parts, encoder: str | None, catalog: str, asked: Mapping[str, Any]
 ) -> Index:
     from indexer import indexes
     from indexer import reindex as building
 
     info = training.choose(opened, encoder)
     if opened.server is not None:
-        asked = {"catalog": catalog, "encoder_uri": info.uri, "alias": alias, "queue": queue}
-        return indexes.get(opened.engine, opened.server.reindex({**asked, "by": who()}))
+        body = {"catalog": catalog, "encoder_uri": info.uri, **asked}
+        return indexes.get(opened.engine, opened.server.reindex(body))
     return building.start(
-        opened.engine,
-        opened.store,
-        catalog_name=catalog,
-        encoder_uri=info.uri,
-        alias=alias,
-        queue=queue,
-        by=who(),
+        opened.engine, opened.store, catalog_name=catalog, encoder_uri=info.uri, **asked
     )
 
 
@@ -239,21 +244,30 @@ def _wait(opened: parts.Parts, index: Index, *, here: bool) -> None:
     """The index is complete. Without a worker that could do it, this process works."""
     from indexer import reindex as building
 
-    alone = here or (opened.settings.broker_url is None and opened.server is None)
+    alone = here or _is_alone(opened)
     if alone:  # a missing or damaged encoder is told at once
         opened.towers.get(index.encoder_id, index.encoder_uri)
-    silence = _Silence(index.id)
+    silence, looks = _Silence(index.id), 0
+    total: int | None = None
     with output.progress("indexing") as bar:
         while True:
-            now = building.progress(opened.engine, index.id)
             _check_active(opened, index.id)
-            bar.at(max(0, now.total - now.dirty), now.total)
+            now = building.progress(opened.engine, index.id, total=total)
+            looks += 1
+            total = now.total if looks % LOOKS_PER_COUNT else None
+            pace = "" if now.rate is None else f" {now.rate:,.0f}/s"
+            bar.at(max(0, now.total - now.dirty), now.total, f"indexing{pace}")
             if now.complete:
                 break
             outages = _work(opened, index) if alone else []
             silence.check(now.dirty, outages, alone=alone)
     if now.quarantined:
         output.note(f"{now.quarantined:,} items failed: see `twinspan failures`")
+
+
+def _is_alone(opened: parts.Parts) -> bool:
+    """Whether no worker could do the work."""
+    return opened.settings.broker_url is None and opened.server is None
 
 
 def _check_active(opened: parts.Parts, index_id: int) -> None:
@@ -315,13 +329,14 @@ class _Silence:
             output.note(text)
 
 
-def _promote(opened: parts.Parts, index_id: int, *, force: bool) -> Index:
+def _promote(opened: parts.Parts, index_id: int, *, force: bool, here: bool = False) -> Index:
     from indexer import indexes
     from indexer import rollout as rolling
 
     if opened.server is not None:
         opened.server.promote(index_id, force=force, by=who())
         return indexes.get(opened.engine, index_id)
+
     return rolling.promote(
         opened.engine,
         opened.store,
@@ -330,15 +345,16 @@ def _promote(opened: parts.Parts, index_id: int, *, force: bool) -> Index:
         index_id,
         force=force,
         by=who(),
-        pause=pause_of(opened, index_id),
+        pause=pause_of(opened, index_id, here=here),
     )
 
 
-def pause_of(opened: parts.Parts, index_id: int) -> Pause:
-    """What is done while the gate waits: the work, where no worker can be there to do it."""
+def pause_of(opened: parts.Parts, index_id: int, *, here: bool = False) -> Pause:
+    """What is done while the gate waits: the work, where no worker can be there to do it, or where
+    it shall be done `here`."""
     from indexer import gate, indexes
 
-    if opened.settings.broker_url is not None:
+    if opened.settings.broker_url is not None and not here:
         return gate.sleep
     index = indexes.get(opened.engine, index_id)
 

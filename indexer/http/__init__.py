@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from encoders.errors import ArtifactMissing, EncoderError
-from indexer import catalog, changes, entries, indexes, release, scraping, standing
+from indexer import catalog, changes, entries, indexes, reindex, release, scraping, standing
 from indexer.embedded import Services
 from indexer.embedded.filling import Filler
 from indexer.errors import (
@@ -55,6 +55,7 @@ from indexer.http.models import (
     IndexStatusOut,
     LiveOut,
     Problem,
+    ProgressOut,
     RecommendIn,
     SimilarIn,
     StatusOut,
@@ -227,7 +228,7 @@ def _status(api: Api) -> StatusOut:
         catalogs=[one.name for one in catalog.all_of(api.engine)],
         changes_pending=changes.pending(api.engine),
         indexes=[
-            _index_status(one, summaries.get(one.id))
+            _index_status(api, one, summaries.get(one.id))
             for one in indexes.all_of(api.engine)
             if one.state != "retired"
         ],
@@ -235,7 +236,10 @@ def _status(api: Api) -> StatusOut:
     )
 
 
-def _index_status(index: indexes.Index, summary: entries.Summary | None) -> IndexStatusOut:
+def _index_status(
+    api: Api, index: indexes.Index, summary: entries.Summary | None
+) -> IndexStatusOut:
+    building = index.state == "building"
     return IndexStatusOut(
         **IndexOut.model_validate(index).model_dump(),
         items=summary.present if summary else 0,
@@ -245,6 +249,9 @@ def _index_status(index: indexes.Index, summary: entries.Summary | None) -> Inde
         failing=summary.failing if summary else 0,
         quarantined=summary.quarantined if summary else 0,
         oldest_s=summary.oldest_s if summary else None,
+        progress=ProgressOut.model_validate(reindex.progress(api.engine, index.id))
+        if building
+        else None,
     )
 
 

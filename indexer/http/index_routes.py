@@ -56,6 +56,8 @@ def _add_building(router: APIRouter, api: Api) -> None:
             encoder_uri=asked.encoder_uri,
             alias=asked.alias,
             queue=asked.queue,
+            adopt=asked.adopt,
+            trust=asked.trust,
             by=asked.by,
         )
         if asked.fill:

@@ -110,6 +110,12 @@ class ReindexIn(ByIn):
     encoder_uri: Key
     alias: Alias | None = None
     queue: Alias = "twinspan"
+    adopt: Annotated[
+        Key | None, Field(description="Take vectors from this collection where content agrees.")
+    ] = None
+    trust: Annotated[
+        StrictBool, Field(description="Vouch for it where it does not name its encoder.")
+    ] = False
     fill: Annotated[
         StrictBool, Field(description="Read the catalog in the background; else the caller does.")
     ] = True
@@ -156,7 +162,8 @@ class IndexOut(BaseModel):
 
 
 class ProgressOut(BaseModel):
-    """`total` items in the catalog, `done` in the store, `dirty` to be worked on."""
+    """`total` items in the catalog, `done` in the store, `dirty` to be worked on. `rate` is items a
+    second over the last minute, null when nobody works; `left_s` is what the rest takes."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -166,6 +173,8 @@ class ProgressOut(BaseModel):
     dirty: int
     quarantined: int
     complete: bool
+    rate: float | None
+    left_s: float | None
 
 
 class BuildOut(IndexOut):
@@ -189,7 +198,8 @@ class StepOut(BaseModel):
 
 
 class IndexStatusOut(IndexOut):
-    """`oldest_s` is the age of the oldest change or delete that the store does not have yet."""
+    """`oldest_s` is the age of the oldest change or delete that the store does not have yet;
+    `progress` is that of an index being built."""
 
     items: int
     deletes: int
@@ -198,6 +208,7 @@ class IndexStatusOut(IndexOut):
     failing: int
     quarantined: int
     oldest_s: float | None
+    progress: ProgressOut | None
 
 
 class HealthOut(BaseModel):
