@@ -23,6 +23,7 @@ PARTS = {
     "rollout": "A new tower under load",
     "search": "Recall under filters",
     "towers": "The towers",
+    "verify": "A million items verified",
 }
 HEAD = """# Benchmarks
 

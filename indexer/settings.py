@@ -172,6 +172,17 @@ class Settings(BaseSettings):
         "Low: a rollback soon has nowhere to go; high: each standby costs its part of store and "
         "towers.",
     )
+    verify_items_per_s: float = Field(
+        default=50,
+        ge=0,
+        le=1_000_000,
+        description="Items per second that a worker compares with catalog and store, all the time. "
+        "Low: drift is found late; high: load. 0: never.",
+    )
+    verify_repair: bool = Field(
+        default=False,
+        description="Have what that comparison finds written again; else it is logged and counted.",
+    )
     route_items: int = Field(
         default=5_000,
         ge=1,

@@ -379,11 +379,19 @@ def test_verify_tells_drift_by_its_exit_code(shop: Twinspan, sql: Callable[..., 
     assert (row["items"], row["agree"], row["drift"]) == (30, 30, 0)
     sql("INSERT INTO public.items (id, title) VALUES ('m99', 'Late')")
     sql("UPDATE indexer.entries SET present = false WHERE item_key = 'm2'")
-    differs = shop("verify", "--json")
+    differs = shop("verify", "--patience", "0", "--json")
     assert differs.code == 1
     [row] = json.loads(differs.out)
     assert (row["drift"], row["ledger_wrong"], row["in_flight"]) == (1, 1, 1)
     assert row["examples"] == {"ledger_wrong": ["m2"], "in_flight": ["m99"]}
+    repaired = shop("verify", "--repair", "--sample", "0", "--json")
+    assert repaired.code == 0, repaired.err
+    [row] = json.loads(repaired.out)
+    assert (row["agree"], row["drift"], row["repaired"]) == (31, 0, 1)
+    assert (row["before"]["drift"], row["before"]["ledger_wrong"]) == (1, 1)
+    assert "repairing 1 items" in repaired.err
+    nothing = shop("verify", "--resume")
+    assert (nothing.code, "leave out --resume" in nothing.err) == (2, True)
 
 
 def test_failures_are_shown_and_tried_again(shop: Twinspan, sql: Callable[..., None]) -> None:

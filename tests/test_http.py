@@ -355,7 +355,7 @@ def test_changes_need_the_token(served: Served, token: str | None) -> None:
         ("GET", f"/indexes/{served.index_id}", None),
         ("POST", f"/indexes/{served.index_id}/promote", None),
         ("POST", f"/indexes/{served.index_id}/retire", None),
-        ("GET", f"/indexes/{served.index_id}/comparison", None),
+        ("GET", f"/indexes/{served.index_id}/verification", None),
     ]
     for method, path, body in requests:
         problem(served.client.request(method, path, json=body, headers=headers), 401)
@@ -382,10 +382,11 @@ def test_an_index_is_built_compared_promoted_and_retired(served: Served, tmp_pat
     assert one["progress"]["complete"]
     assert one["progress"]["done"] == one["progress"]["total"] == len(films.rows())
 
-    path = f"/indexes/{new}/comparison"
-    seen = served.client.get(path, params={"vectors": True}, headers=served.bearer).json()
+    path = f"/indexes/{new}/verification"
+    seen = served.client.post(path, json={"vectors": True}, headers=served.bearer).json()
     assert (seen["items"], seen["agree"], seen["drift"]) == (40, 40, 0)
-    assert (seen["vectors"], seen["vectors_differ"]) == (40, 0)
+    assert (seen["vectors"], seen["vectors_differ"], seen["phase"]) == (40, 0, "done")
+    assert served.client.get(path, headers=served.bearer).json() == seen
 
     promoted = served.client.post(f"/indexes/{new}/promote", headers=served.bearer).json()
     assert promoted["state"] == "live"

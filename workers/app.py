@@ -30,6 +30,7 @@ from workers.bell import Bell
 from workers.scrapes import Scrapes
 from workers.services import LazyServices, Services, database_url
 from workers.tasks import DRAIN, Drainer
+from workers.upkeep import Upkeep
 from workers.watch import Watcher
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,22 @@ class Watch(bootsteps.StartStopStep):
         hub.call_repeatedly(LOOK_UP_S, lambda: None)
 
 
+class KeepUp(bootsteps.StartStopStep):
+    """The boot step that runs upkeep: in the parent of a pool that forks, with connections of its
+    own; over Qdrant Edge only where the worker's own process holds the folder."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def include_if(self, parent: Any) -> bool:
+        return parent.app.settings.qdrant_url is not None or not _forks(parent)
+
+    def create(self, parent: Any) -> Upkeep:  # pyright: ignore[reportIncompatibleMethodOverride]
+        app = parent.app
+        if _forks(parent):
+            return Upkeep(app.settings, LazyServices(app.settings), own=True)
+        return Upkeep(app.settings, app.services)
+
+
 class ServeMetrics(bootsteps.StartStopStep):
     """The boot step that answers scrapes, where a port is set and the worker is a process of its
     own: `twinspan up` has them on its HTTP API."""
@@ -115,7 +132,7 @@ def make_app(settings: Settings, services: Services | None = None) -> App:
     app = App(settings, services)
     app.conf.update(_configuration(settings))
     app.task(name=DRAIN, shared=False, ignore_result=True, bind=True)(_task(app.drainer))
-    app.steps["worker"].update((Watch, ServeMetrics))  # pyright: ignore[reportOptionalSubscript]
+    app.steps["worker"].update((Watch, KeepUp, ServeMetrics))  # pyright: ignore[reportOptionalSubscript]
     return app
 
 

@@ -152,12 +152,13 @@ class Look:
 
 
 class Lock:
-    """The leader's lock, and the connection that holds it; it also says which release is at work
-    here, so that no migration leaves it behind. Every method raises DatabaseUnavailable
-    when the connection is lost, and with it the lock."""
+    """A lock that one process of all holds, by default the leader's, and its connection; that also
+    says which release is at work here, so that no migration leaves it behind. Every method raises
+    DatabaseUnavailable when the connection is lost, and with it the lock."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, *, key: int = LEADER_LOCK) -> None:
         self._engine = engine
+        self._key = key
 
     def __enter__(self) -> Self:
         with database.translated(self._engine):
@@ -179,7 +180,7 @@ class Lock:
     def take(self) -> bool:
         """Whether this connection holds the lock now."""
         with database.translated(self._engine):
-            return bool(self._connection.scalar(_TRY_LOCK, {"key": LEADER_LOCK}))
+            return bool(self._connection.scalar(_TRY_LOCK, {"key": self._key}))
 
     def listen(self) -> None:
         with database.translated(self._engine):

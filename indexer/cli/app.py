@@ -23,6 +23,7 @@ from indexer.cli import (
     running,
     standing,
     training,
+    verifying,
 )
 from indexer.errors import TwinspanError, UsageError
 
@@ -48,6 +49,7 @@ for group in (
     gate,
     standing,
     health,
+    verifying,
     recovery,
     access,
     asking,

@@ -1,8 +1,7 @@
-"""`verify`, `failures`, `retry`, `doctor`: how it is going, and what is wrong."""
+"""`failures`, `retry`, `doctor`: how it is going, and what is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +10,7 @@ from indexer.cli import output, parts
 from indexer.cli.output import Json
 
 if TYPE_CHECKING:
-    from indexer.indexes import Index
+    pass
 
 HEALTH_PANEL = "Health"
 ERROR_SHOWN = 120  # characters of an error in a table
@@ -22,37 +21,8 @@ OneIndex = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (verify, failures, retry, doctor):
+    for command in (failures, retry, doctor):
         app.command(rich_help_panel=HEALTH_PANEL)(command)
-
-
-def verify(
-    index: OneIndex = None,
-    vectors: Annotated[
-        bool, typer.Option("--vectors/--no-vectors", help="Encode every item again and compare.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Compare catalog and index item by item. Exit code 1 when they differ.
-
-    A change on its way counts as a difference: look again when `twinspan status` shows none.
-    """
-    from indexer import indexes
-
-    with parts.opened() as opened:
-        chosen = (
-            [indexes.get(opened.engine, index)]
-            if index is not None
-            else [each for each in indexes.active(opened.engine) if each.state != "building"]
-        )
-        compared = [(each, _compare(opened, each, vectors=vectors)) for each in chosen]
-    rows = [{"index": each.id, "alias": each.alias, **seen} for each, seen in compared]
-    if as_json:
-        output.json_document(rows)
-    else:
-        _show_comparisons(rows)
-    if any(row["drift"] for row in rows):
-        raise typer.Exit(1)
 
 
 def failures(
@@ -114,33 +84,3 @@ def doctor(as_json: Json = False) -> None:
         )
     if not all(each.ok for each in found):
         raise typer.Exit(1)
-
-
-def _compare(opened: parts.Parts, index: Index, *, vectors: bool) -> dict[str, object]:
-    """What a comparison saw, from the process that holds the store."""
-    if opened.server is not None:
-        return opened.server.verify(index.id, vectors=vectors)
-    from indexer import verify as comparing
-
-    tower = opened.towers.get(index.encoder_id, index.encoder_uri) if vectors else None
-    seen = comparing.Comparison()
-    with output.progress(f"index {index.id}") as bar:
-        for looked in comparing.compare_steps(
-            opened.engine, opened.store, index, seen, tower=tower
-        ):
-            bar.at(looked)
-    return seen.as_dict()
-
-
-def _show_comparisons(rows: Sequence[dict[str, object]]) -> None:
-    names = ("items", "agree", "drift", "in_flight", "quarantined", "unusable")
-    output.table(
-        ("index", "alias", *names),
-        [(row["index"], row["alias"], *(row[name] for name in names)) for row in rows],
-        empty="no index to compare: see `twinspan status`",
-    )
-    for row in rows:
-        examples = row["examples"]
-        if isinstance(examples, dict):
-            for kind, keys in examples.items():  # pyright: ignore[reportUnknownVariableType]
-                output.note(f"index {row['index']}: {kind}: {', '.join(map(str, keys))}")  # pyright: ignore[reportUnknownArgumentType]

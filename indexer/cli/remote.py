@@ -69,9 +69,9 @@ class Server:
     def retire(self, index_id: int, *, by: str | None) -> None:
         self._ask("POST", f"/indexes/{index_id}/retire", {"by": by})
 
-    def verify(self, index_id: int, *, vectors: bool) -> dict[str, object]:
-        path = f"/indexes/{index_id}/comparison?vectors={quote(str(vectors).lower())}"
-        return dict(self._ask("GET", path))
+    def verify(self, index_id: int, wish: Body) -> dict[str, object]:
+        """Returns when the verification has finished."""
+        return dict(self._ask("POST", f"/indexes/{index_id}/verification", wish))
 
     def problems(self, *, max_age_s: float | None = None) -> list[str]:
         """Why it is not ready; empty when it is."""

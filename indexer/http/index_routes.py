@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query
 
-from indexer import history, indexes, reindex, rollout, verify
+from indexer import history, indexes, reindex, rollout
 from indexer.errors import IndexStateError
+from indexer.http import verify_routes
 from indexer.http.models import (
     Alias,
     BuildOut,
     ByIn,
-    ComparisonOut,
     ForceIn,
     GateOut,
     IndexOut,
@@ -77,13 +77,7 @@ def _add_building(router: APIRouter, api: Api) -> None:
         index = rollout.cancel(api.engine, api.services.store, index_id, by=by)
         return IndexOut.model_validate(index)
 
-    @router.get("/indexes/{index_id}/comparison", summary="Compare catalog and index, item by item")
-    def comparison(index_id: IndexId, vectors: bool = False) -> ComparisonOut:
-        index = _known(api, index_id)
-        towers = api.services.towers
-        tower = towers.get(index.encoder_id, index.encoder_uri) if vectors else None
-        seen = verify.compare(api.engine, api.services.store, index, tower=tower)
-        return ComparisonOut.model_validate(seen.as_dict())
+    verify_routes.add_to(router, api, prefix="/indexes/{index_id}")
 
 
 def _add_rollout(router: APIRouter, api: Api) -> None:

@@ -268,10 +268,26 @@ class GateOut(BaseModel):
     checks: list[CheckOut]
 
 
-class ComparisonOut(BaseModel):
+class VerifyIn(Request):
+    """`vectors`: encode every item again; else about `sample` of them. `repair`: have what drifted
+    written again. `resume`: go on with the verification that was interrupted last."""
+
+    vectors: StrictBool = False
+    sample: int = Field(default=64, ge=0, le=2**31 - 1)
+    repair: StrictBool = False
+    resume: StrictBool = False
+    items_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    patience_s: float = Field(default=10, ge=0, le=3_600, allow_inf_nan=False)
+
+
+class VerificationOut(BaseModel):
     """What a comparison of catalog, ledger and store saw; `drift` is the sum of what should not be:
     from `missed_change` to `ledger_wrong`."""
 
+    verification: int
+    phase: str
+    looked: int
+    finished: bool
     items: int
     agree: int
     missed_change: int

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from encoders.types import ItemRecord
-from indexer import catalog, changes, encoding, entries
+from indexer import catalog, changes, encoding, entries, indexes
 from indexer.catalog import Catalog
+from indexer.errors import IndexStateError
 from indexer.indexes import Index
 from indexer.stores import StoredPoint, Vector, VectorStore
 from indexer.towers import Tower
@@ -57,6 +58,8 @@ class Eyes:
 
     def judge(self, keys: Sequence[str]) -> list[Judged]:
         """Each key with its sides and its cause; IN_FLIGHT where one of them was just changing."""
+        # As it is described now: a pass may take days.
+        self.attached = catalog.get_by_id(self._engine, self.attached.id)
         known = entries.look(self._engine, self._index.id, keys)
         rows = catalog.read(self._engine, self.attached, keys)
         points = self._store.fetch(self._index.ref, keys)
@@ -67,6 +70,12 @@ class Eyes:
         ]
         judged = [Judged(sides=one, cause=self._cause(one)) for one in sides]
         return self._steady(self._with_vectors(judged))
+
+    def _check_active(self) -> None:
+        """An index that is being taken down differs in any way. Raises IndexStateError."""
+        state = indexes.get(self._engine, self._index.id).state
+        if state not in indexes.ACTIVE:
+            raise IndexStateError(f"index {self._index.id} is {state}: nothing to compare.")
 
     def _cause(self, sides: Sides) -> Cause:
         return judge(sides, filled=self._index.backfill_done, last_fence=self._last_fence)
@@ -108,6 +117,7 @@ class Eyes:
             return list(judged)
         unrouted = changes.pending_among(self._engine, self.attached.id, keys)
         after = entries.look(self._engine, self._index.id, keys)
+        self._check_active()
         moved = {
             one.sides.key
             for one in judged
