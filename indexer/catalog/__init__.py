@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from indexer import database, roles, schema, tables
-from indexer.catalog import readers, reading, relations, triggers, watching
+from indexer.catalog import inspection, readers, reading, relations, triggers, watching
 from indexer.catalog.spec import CatalogSpec
 from indexer.catalog.watching import Watch
 from indexer.errors import CatalogError, CatalogUnknown
@@ -123,6 +123,13 @@ def get_by_id(engine: sa.Engine, catalog_id: int) -> Catalog:
 def all_of(engine: sa.Engine) -> list[Catalog]:
     """Every attached catalog, oldest first."""
     return _all_where(engine)
+
+
+def trigger_faults(engine: sa.Engine, catalog: Catalog) -> list[str]:
+    """What keeps the catalog's triggers from capturing changes as this release would; empty when
+    all is well."""
+    with database.begin(engine) as connection:
+        return inspection.faults(connection, catalog.id, catalog.spec)
 
 
 def read(engine: sa.Engine, catalog: Catalog, keys: Sequence[str]) -> dict[str, Item]:

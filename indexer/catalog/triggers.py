@@ -210,6 +210,16 @@ def set_lock_timeout(connection: sa.Connection) -> None:
     execute(connection, f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}ms'")
 
 
+def trigger_name(catalog_id: int, event: Event) -> str:
+    return f"twinspan_{catalog_id}_{event.name}"
+
+
+def bodies(catalog_id: int, watch: Watch, event: Event) -> list[str]:
+    """What the function of the event on the table may say, in this release: without and with
+    NOTIFY."""
+    return [_body(catalog_id, watch, event, notify=notify) for notify in (False, True)]
+
+
 class Busy(CatalogError):
     """A transaction holds a lock on the table."""
 
@@ -230,7 +240,7 @@ def _drop(connection: sa.Connection, functions: Sequence[str]) -> None:
 def _ensure_trigger(
     connection: sa.Connection, catalog_id: int, watch: Watch, event: Event, function: str
 ) -> None:
-    trigger = f"twinspan_{catalog_id}_{event.name}"
+    trigger = trigger_name(catalog_id, event)
     scope = {"oid": watch.relation.oid, "trigger": trigger, "schema": SCHEMA}
     if connection.scalar(_FOUND, scope) == function:
         return
@@ -265,9 +275,17 @@ def _run_unless_busy(connection: sa.Connection, sql: str, table: str) -> None:
 def _function(name: str, catalog_id: int, watch: Watch, event: Event, *, notify: bool) -> str:
     """The whole text of the function of one event on one table."""
     pins = "" if watch.steady else "".join(f"\nSET {k} = '{v}'" for k, v in PINNED.items())
+    text = _body(catalog_id, watch, event, notify=notify)
+    return _FUNCTION.format(
+        schema=SCHEMA, function=name, pins=pins, body=text, tag=_tag_beside(text)
+    )
+
+
+def _body(catalog_id: int, watch: Watch, event: Event, *, notify: bool) -> str:
+    """What stands between its quotes."""
     body = _CAPTURE_TRUNCATE if event.op == "T" else _CAPTURE
     queued = "true" if event.op == "T" else _QUEUED
-    text = body.format(
+    return body.format(
         schema=SCHEMA,
         catalog_id=catalog_id,
         op=event.op,
@@ -275,9 +293,6 @@ def _function(name: str, catalog_id: int, watch: Watch, event: Event, *, notify:
         capture=_capture(catalog_id, watch, event),
         touched=_touched(watch, event),
         notify=_NOTIFY.format(channel=CHANNEL, queued=queued) if notify else "",
-    )
-    return _FUNCTION.format(
-        schema=SCHEMA, function=name, pins=pins, body=text, tag=_tag_beside(text)
     )
 
 

@@ -84,7 +84,7 @@ def _watch(
     is_own = wanted.table_name == catalog.name
     relation = catalog if is_own else relations.find(connection, wanted.table_name, "watch")
     _check_watchable(relation)
-    columns = wanted.columns or (spec.columns if is_own else tuple(relation.columns))
+    columns = sorted(wanted.columns or (spec.columns if is_own else relation.columns))
     for name in columns:
         relations.column(relation, name, f"watch {relation.name} columns")
     compared = [

@@ -12,25 +12,13 @@ import sqlalchemy as sa
 
 from encoders.errors import EncoderError
 from indexer import database
-from indexer.cli import parts
+from indexer.cli import database_checks, parts
+from indexer.cli.database_checks import Failed
 from indexer.errors import TwinspanError
 
 PACKAGES = ("torch", "sentence-transformers", "qdrant-client", "celery", "sqlalchemy", "psycopg")
-LONG_TRANSACTION_S = 600  # keeps vacuum from its work: the ledger bloats
 BROKER_ANSWERS_S = 2.0
 WORKERS_ANSWER_S = 1.0
-
-LONG_TRANSACTIONS = sa.text(
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    " AND xact_start < now() - make_interval(secs => :seconds)"
-)
-DISABLED_TRIGGERS = sa.text("""
-    SELECT t.tgrelid::regclass::text || '.' || t.tgname
-    FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-    JOIN pg_namespace AS n ON n.oid = p.pronamespace
-    WHERE NOT t.tgisinternal AND n.nspname = 'indexer' AND t.tgenabled <> 'A'
-    ORDER BY 1
-""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +28,6 @@ class Check:
     name: str
     ok: bool
     said: str
-
-
-class Failed(Exception):
-    """The check found something; the message says what to do."""
 
 
 def run(opened: parts.Parts) -> Iterator[Check]:
@@ -94,31 +78,6 @@ def _schema(opened: parts.Parts) -> str:
     return "of this release"
 
 
-def _triggers(opened: parts.Parts) -> str:
-    from indexer import catalog
-
-    attached = catalog.all_of(opened.engine)
-    with database.begin(opened.engine) as connection:
-        disabled = connection.scalars(DISABLED_TRIGGERS).all()
-    if disabled:
-        raise Failed(
-            f"not enabled ALWAYS: {', '.join(disabled)}. Changes are being missed: attach the "
-            "catalog again, then compare with `twinspan verify`."
-        )
-    return f"catalogs: {', '.join(one.name for one in attached) or 'none attached'}"
-
-
-def _transactions(opened: parts.Parts) -> str:
-    with database.begin(opened.engine) as connection:
-        count = connection.scalar(LONG_TRANSACTIONS, {"seconds": LONG_TRANSACTION_S}) or 0
-    if count:
-        raise Failed(
-            f"{count} transactions are open for more than {LONG_TRANSACTION_S // 60} minutes: "
-            "they keep vacuum from its work. See pg_stat_activity."
-        )
-    return f"none open for more than {LONG_TRANSACTION_S // 60} minutes"
-
-
 def _store(opened: parts.Parts) -> str:
     if opened.server is not None:
         return "Qdrant Edge, held by `twinspan up`"
@@ -140,6 +99,26 @@ def _indexes(opened: parts.Parts) -> str:
                 + ". Build a new index with `twinspan reindex`, then drop this one."
             )
     return f"{len(active)} active" if active else "none: build one with `twinspan reindex`"
+
+
+def _aliases(opened: parts.Parts) -> str:
+    """Queries ask the alias; the ledger says which index it should name."""
+    from indexer import indexes
+
+    if opened.server is not None:
+        return "held by `twinspan up`, which heals them"
+    live = {one.alias: one for one in indexes.active(opened.engine) if one.state == "live"}
+    named = opened.store.aliases()
+    wrong = [
+        f"{alias} names {named.get(alias) or 'nothing'}, not {index.collection}"
+        for alias, index in live.items()
+        if named.get(alias) != index.collection
+    ]
+    if wrong:
+        raise Failed(
+            f"{'; '.join(wrong)}. A worker heals this within a minute; if not, promote again."
+        )
+    return ", ".join(f"{alias} → {index.collection}" for alias, index in live.items()) or "none"
 
 
 def _fences(opened: parts.Parts) -> str:
@@ -193,10 +172,15 @@ CHECKS: dict[str, tuple[Callable[[parts.Parts], str], tuple[str, ...]]] = {
     "embedded": (_embedded, ()),
     "database": (_database, ()),
     "schema": (_schema, ("database",)),
-    "triggers": (_triggers, ("database", "schema")),
-    "transactions": (_transactions, ("database",)),
+    "clock": (database_checks.clock, ("database",)),
+    "rights": (database_checks.rights, ("database", "schema")),
+    "triggers": (database_checks.triggers, ("database", "schema")),
+    "leases": (database_checks.leases, ("database", "schema")),
+    "transactions": (database_checks.transactions, ("database",)),
+    "vacuum": (database_checks.vacuum, ("database", "schema")),
     "vector store": (_store, ()),
     "indexes": (_indexes, ("database", "schema", "vector store")),
+    "aliases": (_aliases, ("database", "schema", "vector store")),
     "fences": (_fences, ("database", "schema", "vector store", "indexes")),
     "encoders": (_encoders, ("database", "schema")),
     "broker": (_broker, ()),
