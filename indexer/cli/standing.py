@@ -34,7 +34,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Catalogs, indexes, what is waiting in which lane and since when, and who is at work."""
-    from indexer import catalog, entries, indexes, schema, standing
+    from indexer import catalog, entries, indexes, reindex, schema, standing
 
     with parts.opened() as opened:
         engine, settings = opened.engine, opened.settings
@@ -43,11 +43,18 @@ def status(
         summaries, picture = entries.summary(engine), standing.look(engine)
         gates = {one.id: indexes.gate(engine, one.id) for one in known}
         at_work = schema.at_work(engine)
+        builds = {
+            one.id: reindex.progress(engine, one.id) for one in known if one.state == "building"
+        }
     stood = {one.index_id: one for one in picture.indexes}
     rows = [
         _row(one, summaries.get(one.id), stood.get(one.id), gates[one.id], settings)
         for one in known
     ]
+    for row in rows:
+        row["progress"] = builds.get(row["index"])
+        if row["progress"] and not as_json:
+            output.note(f"index {row['index']} is being built: {row['progress']}")
     document = {
         "catalogs": [{"name": each.name, "spec_version": each.spec_version} for each in catalogs],
         "changes_pending": picture.unrouted,
