@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from encoders.errors import EncoderError
-from indexer import catalog, collection, database, entries, gate, history, indexes, metrics
+from indexer import catalog, collection, database, entries, gate, history, indexes
 from indexer.errors import GateRefused, IndexStateError, StoreError, TwinspanError
 from indexer.gate import Pause, Report
 from indexer.history import Step
@@ -89,8 +89,6 @@ def judge(
     report = gate.run(engine, store, towers, settings, index, pause=pause)
     kept = report.as_dict()
     indexes.set_gate(engine, index.id, kept)
-    asked = {one.name: one.passed for one in report.checks if one.passed is not None}
-    metrics.judged(alias=index.alias, checks=asked)
     with database.begin(engine) as connection:
         _record(connection, "gate", index, by, report=kept)
     return report
