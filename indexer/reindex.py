@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from encoders import artifact
 from encoders.types import EncoderInfo, VectorSpec
 from indexer import adoption, catalog, collection, database, entries, history, indexes, pace
-from indexer.errors import IndexStateError, SpecError, StoreError, TwinspanError
+from indexer.errors import CatalogError, IndexStateError, SpecError, StoreError, TwinspanError
 from indexer.indexes import Index
 from indexer.stores import VectorStore
 
@@ -202,15 +202,16 @@ def fill(engine: sa.Engine, index: Index) -> Iterator[int]:
 
 
 def progress(engine: sa.Engine, index_id: int, *, total: int | None = None) -> Progress:
-    """How far the index is. `total` saves counting the catalog, for those who look often."""
+    """How far the index is. `total` saves counting the catalog, for those who look often; where it
+    cannot be counted (its table is gone), the ledger's items are all there is to say."""
     index = indexes.get(engine, index_id)
-    if total is None:
-        total = catalog.count(engine, catalog.get_by_id(engine, index.catalog_id))
     summary = entries.summary(engine, index_id=index_id).get(index_id)
     rate = pace.rate(engine, index_id) if index.state == "building" else None
     done, quarantined = (summary.present, summary.quarantined) if summary else (0, 0)
     dirty = summary.dirty if summary else 0
     complete = index.backfill_done and (summary is None or _only_in_flight(summary))
+    if total is None:
+        total = _count(engine, index) or done + quarantined + dirty
     left = dirty if index.backfill_done else max(dirty, total - done - quarantined)
     return Progress(
         total=total,
@@ -222,6 +223,13 @@ def progress(engine: sa.Engine, index_id: int, *, total: int | None = None) -> P
         rate=rate,
         left_s=0.0 if complete else left / rate if rate else None,
     )
+
+
+def _count(engine: sa.Engine, index: Index) -> int | None:
+    try:
+        return catalog.count(engine, catalog.get_by_id(engine, index.catalog_id))
+    except CatalogError:
+        return None
 
 
 def _only_in_flight(summary: entries.Summary) -> bool:

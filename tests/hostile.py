@@ -45,6 +45,7 @@ LEVELS = 8  # in which `mutated` breaks something
 generated = examples(
     deadline=None,
     print_blob=True,
+    derandomize=MORE == 1,  # a commit is judged by its own cases; `make fuzz` looks for new ones
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a seed has no simpler form
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -166,6 +166,14 @@ def test_progress_is_told_in_items_rate_and_time_left(edge_world: World) -> None
     assert reindex.progress(world.engine, index.id).rate is None, "a rate is of the last minute"
 
 
+def test_progress_is_told_of_a_catalog_whose_table_is_gone(edge_world: World) -> None:
+    index = edge_world.start("e1")
+    edge_world.fill(index)
+    edge_world.run("DROP TABLE public.items")
+    now = reindex.progress(edge_world.engine, index.id)
+    assert (now.total, now.dirty, now.complete) == (30, 30, False)
+
+
 def _one_batch(world: World, index: Index) -> None:
     """What a worker does that is stopped after its first batch."""
     stop = threading.Event()
