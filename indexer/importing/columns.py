@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from indexer import wording
 from indexer.errors import ImportFailed
 
 
@@ -77,7 +78,7 @@ def resolve(
             )
         if column not in columns:
             raise ImportFailed(
-                f"{file} has no column {column!r}. It has {', '.join(columns) or 'none'}."
+                f"{file} has no column {column!r}. It has {_shown(columns)}."
             )
         found[field] = column
     for field in meaning.names:
@@ -88,9 +89,14 @@ def resolve(
         if field not in found:
             raise ImportFailed(
                 f"{file} has no column for the {field} of its {meaning.kind}. "
-                f"It has {', '.join(columns) or 'none'}. Say which: --column {field}=NAME."
+                f"It has {_shown(columns)}. Say which: --column {field}=NAME."
             )
     return found
+
+
+def _shown(columns: Sequence[str]) -> str:
+    """What may be anything: a file that is no table has a first line, too."""
+    return wording.line(wording.listed(columns)) or "none"
 
 
 def _named(names: Sequence[str], columns: Sequence[str], taken: Mapping[str, str]) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import cast
 
+from indexer import wording
 from indexer.errors import ImportFailed
 from indexer.importing import values
 from indexer.importing.loading import Item
@@ -194,7 +195,7 @@ def _named(
     if missing:
         raise ImportFailed(
             f"{source.name}, line 1: there is no column {missing[0]!r}. "
-            f"It has {', '.join(header) or 'none'}."
+            f"It has {wording.line(wording.listed(header)) or 'none'}."
         )
     for place, fields in lines:
         if len(fields) == len(header):
