@@ -96,6 +96,7 @@ def test_messages_that_are_no_wake_ups_do_nothing_and_the_worker_goes_on(
     app.loader.import_default_modules()
     queue = app.amqp.queues["twinspan"]
     with (
+        caplog.at_level(logging.CRITICAL),  # Celery sets the root's level, for whoever comes next
         caplog.at_level(logging.CRITICAL + 1, "celery"),
         start_worker(app, perform_ping_check=False, pool="solo", loglevel="CRITICAL"),
         app.connection_for_write() as connection,
