@@ -77,9 +77,7 @@ def resolve(
                 f"{meaning.kind} have no field {field!r}. They have {', '.join(meaning.names)}."
             )
         if column not in columns:
-            raise ImportFailed(
-                f"{file} has no column {column!r}. It has {_shown(columns)}."
-            )
+            raise ImportFailed(f"{file} has no column {column!r}. It has {_shown(columns)}.")
         found[field] = column
     for field in meaning.names:
         column = None if field in found else _named(meaning.names[field], columns, found)
