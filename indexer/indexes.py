@@ -224,17 +224,8 @@ def leftovers(engine: sa.Engine, collections: Sequence[str]) -> list[Index]:
     )
 
 
-def vectors(engine: sa.Engine, encoder_id: str) -> tuple[VectorSpec, ...]:
-    """The vectors that the encoder writes, as it said when it was registered."""
-    with database.begin(engine) as connection:
-        found = connection.scalar(
-            sa.select(tables.encoders.c.vectors).where(tables.encoders.c.id == encoder_id)
-        )
-    return tuple(VectorSpec(**one) for one in found or ())
-
-
 def vectors_of(engine: sa.Engine, index: Index) -> tuple[VectorSpec, ...]:
-    """The vectors that the index's encoder writes."""
+    """The vectors that the index's encoder writes, as it said when it was registered."""
     stored = sa.select(tables.encoders.c.vectors).where(tables.encoders.c.id == index.encoder_id)
     with database.begin(engine) as connection:
         return tuple(VectorSpec(**one) for one in connection.execute(stored).scalar_one())

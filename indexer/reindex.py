@@ -138,7 +138,7 @@ def resume(engine: sa.Engine, store: VectorStore, index_id: int) -> Index:
     if index.spec_version:
         return index
     attached = catalog.get_by_id(engine, index.catalog_id)
-    return _prepare(engine, store, index, attached, indexes.vectors(engine, index.encoder_id))
+    return _prepare(engine, store, index, attached, indexes.vectors_of(engine, index))
 
 
 def _prepare(

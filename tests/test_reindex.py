@@ -302,4 +302,4 @@ def _write_foreign(store: QdrantStore, *, content: str) -> None:
 
 def test_facts_of_an_encoder_survive_without_its_files(edge_world: World) -> None:
     index = edge_world.start("e1")
-    assert indexes.vectors(edge_world.engine, index.encoder_id) == info("e1").vectors
+    assert indexes.vectors_of(edge_world.engine, index) == info("e1").vectors
