@@ -23,6 +23,7 @@ from indexer.embedded import postgres
 from indexer.settings import Settings
 
 if TYPE_CHECKING:
+    from indexer.stores import VectorStore
     from indexer.stores.edge import EdgeStore
 
 SERVICES = {
@@ -241,3 +242,16 @@ def edge_store(tmp_path: Path) -> Iterator[EdgeStore]:
         yield store
     finally:
         store.close()
+
+
+@pytest.fixture(params=["edge", "qdrant"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStore]:
+    """Both stores that need no server, in turn, empty."""
+    from indexer.stores.edge import EdgeStore
+    from indexer.stores.qdrant import QdrantStore
+
+    made: VectorStore = (
+        EdgeStore(tmp_path / "edge") if request.param == "edge" else QdrantStore.in_memory()
+    )
+    yield made
+    made.close()

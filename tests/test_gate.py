@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +24,6 @@ from indexer.settings import Settings
 from indexer.stores import VectorStore, edge_shard, policy
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
-
-
-@pytest.fixture(params=["edge", "qdrant"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStore]:
-    made: VectorStore = (
-        EdgeStore(tmp_path / "edge") if request.param == "edge" else QdrantStore.in_memory()
-    )
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,15 +20,6 @@ from indexer.settings import Settings
 from indexer.stores import Collection, CollectionSpec, Point, VectorStore
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
-
-
-@pytest.fixture(params=["edge", "qdrant"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStore]:
-    made: VectorStore = (
-        EdgeStore(tmp_path / "edge") if request.param == "edge" else QdrantStore.in_memory()
-    )
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,6 @@ from indexer.errors import GateRefused, IndexStateError, StoreError, StoreUnavai
 from indexer.settings import Settings
 from indexer.stores import VectorStore
 from indexer.stores.edge import EdgeStore
-from indexer.stores.qdrant import QdrantStore
-
-
-@pytest.fixture(params=["edge", "qdrant"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStore]:
-    made: VectorStore = (
-        EdgeStore(tmp_path / "edge") if request.param == "edge" else QdrantStore.in_memory()
-    )
-    yield made
-    made.close()
 
 
 @pytest.fixture

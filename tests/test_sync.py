@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +28,6 @@ from indexer.errors import IndexStateError, StoreUnavailable
 from indexer.indexes import Index
 from indexer.settings import Settings
 from indexer.stores import VectorStore
-from indexer.stores.edge import EdgeStore
-from indexer.stores.qdrant import QdrantStore
 from indexer.towers import Towers
 
 
@@ -84,15 +81,6 @@ def build(world: World, encoder: HashingEncoder, encoder_id: str) -> Index:
     for _ in reindex.fill(world.engine, index):
         pass
     return index
-
-
-@pytest.fixture(params=["edge", "qdrant"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStore]:
-    made: VectorStore = (
-        EdgeStore(tmp_path / "edge") if request.param == "edge" else QdrantStore.in_memory()
-    )
-    yield made
-    made.close()
 
 
 @pytest.fixture

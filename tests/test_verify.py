@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -31,8 +30,6 @@ from indexer.errors import UsageError
 from indexer.indexes import Index
 from indexer.settings import Settings
 from indexer.stores import KEY_FIELD, Point, VectorStore
-from indexer.stores.edge import EdgeStore
-from indexer.stores.qdrant import QdrantStore
 from indexer.towers import Tower, Towers
 from indexer.verify import Comparison, Options, asking, comparison, looking, records, running
 from workers import upkeep
@@ -102,15 +99,6 @@ def _enabled_one_by_one(engine: sa.Engine, statement: str) -> list[str]:
             sa.text("SELECT tgname FROM pg_trigger WHERE tgname LIKE 'twinspan%'")
         )
         return [f"ALTER TABLE public.items ENABLE ALWAYS TRIGGER {name}" for name in names]
-
-
-@pytest.fixture(params=["edge", "qdrant"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStore]:
-    made: VectorStore = (
-        EdgeStore(tmp_path / "edge") if request.param == "edge" else QdrantStore.in_memory()
-    )
-    yield made
-    made.close()
 
 
 @pytest.fixture
