@@ -36,7 +36,13 @@ def engine(url: str, *, pool_size: int = 5) -> sa.Engine:
         pool_size=pool_size,
         max_overflow=10,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "twinspan"},
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "twinspan",
+            # Every statement is planned for what it is asked: a plan for any array of keys made an
+            # ack of 512 items three times as slow. And poolers need no care.
+            "prepare_threshold": None,
+        },
     )
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -154,7 +155,7 @@ def claim(
 ) -> Batch | None:
     """Lease up to `limit` dirty entries for `lease_s` seconds under one new fence: deletes first,
     then live changes, then backfill (which always gets its share, on top of `limit`), each oldest
-    first. Expired leases are claimed again by the same statement, but by every second claim only,
+    first. Expired leases are claimed again by the same statement, but by half of the claims only,
     where others are due. Counts an attempt for each. Committed before it returns: a crash costs one
     lease, never a change. None when nothing is due."""
     parameters = {
@@ -168,7 +169,7 @@ def claim(
     deadline = time.monotonic() + lease_s  # before the lease begins, so never too late
     with database.begin(engine) as connection:
         next_ = connection.execute(sql.NEXT_FENCE).one()
-        rows = _claimed(connection, {**parameters, "fence": next_.fence}, odd=next_.fence % 2 == 1)
+        rows = _claimed(connection, {**parameters, "fence": next_.fence})
     if not rows:
         return None
     held = [dict(row) for row in rows if not row["quarantined"]]
@@ -185,11 +186,12 @@ def claim(
     )
 
 
-def _claimed(
-    connection: sa.Connection, parameters: Mapping[str, object], *, odd: bool
-) -> Sequence[sa.RowMapping]:
-    """The rows of one claim. An odd one passes by what a lost holder left, where there is more."""
-    for fresh in (True, False) if odd else (False,):
+def _claimed(connection: sa.Connection, parameters: Mapping[str, Any]) -> Sequence[sa.RowMapping]:
+    """The rows of one claim. Half of the claims pass by what a lost holder left, where there is
+    more: those whose fence has an odd number of ones in binary (the Thue-Morse sequence), since
+    indexes that take turns could get odd fences and even ones only."""
+    passing_by = parameters["fence"].bit_count() % 2 == 1
+    for fresh in (True, False) if passing_by else (False,):
         rows = connection.execute(sql.CLAIM, {**parameters, "fresh": fresh}).mappings().all()
         if rows:
             return rows

@@ -24,8 +24,8 @@ NEXT_FENCE = sa.text("""
 
 # An entry with an expired lease is a suspect: its holder died or stalled. A claim that meets
 # suspects takes only them, the fewer the more often they were lost (512, 32, 2, 1): a bisection
-# over crashes that ends with the culprit alone. Every other claim (`:fresh`, the odd fences) passes
-# suspects by, so that changes of today do not wait behind that. Hashes are taken out, so whatever a
+# over crashes that ends with the culprit alone. Half of the claims (`:fresh`) pass suspects by, so
+# that changes of today do not wait behind that. Hashes are taken out, so whatever a
 # lost holder did or still does, the next write is a full one.
 CLAIM = sa.text(f"""
     WITH urgent AS (

@@ -382,6 +382,31 @@ def test_fresh_changes_do_not_wait_behind_what_lost_workers_left(
     assert sum(len(batch) for batch in two) <= 52
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_lost_workers_left_does_not_starve_while_two_indexes_take_turns(
+    engine: sa.Engine, index: Index, first: int
+) -> None:
+    """Every other fence goes to somebody else, and there is always a fresh change."""
+    insert(engine, "lost")
+    changes.route(engine, limit=1_000)
+    assert entries.claim(engine, index.id, limit=512, lease_s=60)
+    expire(engine)
+    _burn_fences(engine, first)
+    claimed: list[str] = []
+    for turn in range(8):
+        insert(engine, f"fresh{turn}")
+        changes.route(engine, limit=1_000)
+        claimed += keys_of(entries.claim(engine, index.id, limit=512, lease_s=60))
+        _burn_fences(engine, 1)
+    assert "lost" in claimed
+
+
+def _burn_fences(engine: sa.Engine, count: int) -> None:
+    with engine.begin() as connection:
+        for _ in range(count):
+            connection.exec_driver_sql("SELECT nextval('indexer.fences')")
+
+
 def test_truncate_marks_every_entry_in_chunks(engine: sa.Engine, index: Index) -> None:
     insert(engine, *(f"{n:03d}" for n in range(250)))
     changes.route(engine, limit=1_000)
