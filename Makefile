@@ -22,8 +22,10 @@ help: ## show this
 demo: $(READY) ## MovieLens-100K from an empty folder to living recommendations (minutes)
 	$(BIN)/twinspan demo
 
+# Live tests measure time and kill processes: they come one at a time, after all others.
 test: $(READY) ## every test; needs no server, and uses those that answer on loopback
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not live"
+	$(BIN)/python -m pytest -m live
 
 prove: $(READY) ## 5,000 random histories against the oracle; goes on where it stopped (an hour)
 	$(BIN)/python tests/proof/prove.py --examples 5000 --processes $(PROCESSES) --seed $(SEED) --log .data/proved.jsonl
