@@ -289,7 +289,7 @@ def same(stored: Any, written: Any) -> bool:
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), float("inf"), 2**64, -(2**63) - 1, "\ud800", {1: 2}, {"\ud800": 1}, object(),
+    [float("nan"), float("inf"), 2**64, -(2**63) - 1, "\ud800", {1: 2}, {"\ud800": 1}, 1j,
      b"bytes", {"x": {1, 2}}],
     ids=repr,
 )  # fmt: skip

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from encoders.errors import EncoderError
-from indexer import changes, metrics
+from indexer import catalog, changes, indexes, metrics
 from indexer.encoding import TowerFailed
-from indexer.errors import CollectionMismatch, CollectionMissing, StoreRejected
+from indexer.errors import CollectionMismatch, CollectionMissing, IndexStateError, StoreRejected
 from indexer.gate import latency, ledger, quality, recall, shadows, stored
 from indexer.gate.report import Check, Report, from_dict
 from indexer.gate.subject import Pause, Subject, sleep
@@ -68,6 +68,8 @@ def run(
         towers=towers,
         settings=settings,
         index=index,
+        catalog=catalog.get_by_id(engine, index.catalog_id),
+        live=_other_live(engine, index),
         mark=changes.watermark(engine),
         seed=random.SystemRandom().randrange(2**31) if seed is None else seed,
         pause=pause,
@@ -84,6 +86,14 @@ def run(
         took_s=time.monotonic() - started,
         checks=checks,
     )
+
+
+def _other_live(engine: sa.Engine, index: Index) -> Index | None:
+    try:
+        found = indexes.live(engine, index.alias)
+    except IndexStateError:
+        return None
+    return None if found.id == index.id else found
 
 
 def _asked(name: str, check: CheckFunction, subject: Subject) -> Check:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from indexer import catalog, entries, indexes
+from indexer import entries
 from indexer.catalog import Catalog
 from indexer.changes import Watermark
-from indexer.errors import IndexStateError
 from indexer.indexes import Index
 from indexer.settings import Settings
 from indexer.stores import VectorStore
@@ -28,44 +26,37 @@ def sleep() -> None:
     time.sleep(LOOK_S)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Subject:
-    """`mark` is the moment at which the gate began; `pause` is called between two looks at what is
-    on its way, for somebody to do it. The live index of the alias is None where there is none, or
-    where it is the one that is judged."""
+    """`mark` is the moment at which the gate began, `live` the live index of the alias at that
+    moment: None where there is none, or where it is the one that is judged. `pause` is called
+    between two looks at what is on its way, for somebody to do it."""
 
     engine: sa.Engine
     store: VectorStore
     towers: Towers
     settings: Settings
     index: Index
+    catalog: Catalog
+    live: Index | None
     mark: Watermark
     seed: int
     pause: Pause
-
-    @cached_property
-    def catalog(self) -> Catalog:
-        return catalog.get_by_id(self.engine, self.index.catalog_id)
-
-    @cached_property
-    def live(self) -> Index | None:
-        try:
-            found = indexes.live(self.engine, self.index.alias)
-        except IndexStateError:
-            return None
-        return None if found.id == self.index.id else found
+    _sample: list[str] | None = field(default=None, init=False)
 
     @property
     def tower(self) -> Tower:
         """The one that built the index."""
         return self.towers.get(self.index.encoder_id, self.index.encoder_uri)
 
-    @cached_property
+    @property
     def sample(self) -> list[str]:
-        """Keys of items that the store should hold, drawn by the seed."""
-        return entries.sample(
-            self.engine, self.index.id, limit=self.settings.gate_samples, seed=self.seed
-        )
+        """Keys of items that the store should hold, drawn by the seed when first asked for: then
+        the index is complete. (Python 3.11's cached_property would lock all gates of a process.)"""
+        if self._sample is None:
+            limit = self.settings.gate_samples
+            self._sample = entries.sample(self.engine, self.index.id, limit=limit, seed=self.seed)
+        return self._sample
 
     def deadline(self) -> float:
         """time.monotonic() at which waiting ends, counted from now."""
