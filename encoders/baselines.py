@@ -48,9 +48,9 @@ class Config:
     negatives: int = 0  # drawn for each batch; 0: the softmax goes over all items
     dropout: float = 0.2
 
-    history: int = 50
-    targets: int = 50
-    windows: int = 128
+    history: int = 200
+    targets: int = 200
+    windows: int = 64
     learning_rate: float = 1e-3
     warm_up: float = 0.0
     weight_decay: float = 0.0

@@ -1,0 +1,191 @@
+"""One run, from its name to its files; done once, and resumed where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.recommenders import worlds
+from benchmarks.recommenders.models import MODELS, Outcome
+from encoders import protocols
+from encoders.dataset import Dataset
+from encoders.evaluate import Ranks
+from encoders.progress import Progress, Run
+from encoders.protocols import Protocol
+
+RESULTS = Path(__file__).parent / "results"
+SAID_S = 30.0  # between two lines in the midst of an epoch
+
+PROTOCOLS: Mapping[str, Callable[[Dataset, int], Protocol]] = {
+    "loo": lambda data, _: protocols.leave_one_out(data),
+    "looc": lambda data, seed: protocols.leave_one_out_cold(data, seed=seed),
+    "cold20": lambda data, seed: protocols.cold_items(data, share=0.2, seed=seed),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A run by name. `ties`: events of one user at one time are shuffled by the seed, or as they
+    were listed. `more` are options beside the model's."""
+
+    data: str
+    model: str
+    protocol: str = "loo"
+    seed: int = 0
+    ties: str = "shuffled"
+    more: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        changed = "".join(f",{key}={value}" for key, value in sorted(self.more.items()))
+        listed = "" if self.ties == "shuffled" else ",ties=listed"
+        return f"{self.model}{changed}{listed}-{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        """Of its JSON; the ranks lie beside it."""
+        return RESULTS / self.data / self.protocol / f"{self.name}.json"
+
+
+def do(asked: Asked, *, device: str) -> None:
+    """Its files are there."""
+    if asked.path.exists():
+        _say(f"{asked.path.name} is there already")
+        return
+    protocol = _protocol(asked)
+    curve: list[dict[str, float]] = []
+    checkpoint = worlds.KEPT / asked.data / "checkpoints" / f"{asked.protocol}-{asked.name}"
+    run = Run(
+        seed=asked.seed, device=device, checkpoint=checkpoint, progress=_teller(asked, checkpoint)
+    )
+    began = time.monotonic()
+    outcome = MODELS[asked.model].run(protocol, run, asked.more)
+    seconds = time.monotonic() - began
+    curve_path = _curve_path(checkpoint)
+    if curve_path.exists():
+        curve = [json.loads(line) for line in curve_path.read_text().splitlines()]
+    _write(asked, protocol, outcome, curve, device=device, seconds=seconds)
+    _clear(checkpoint)
+
+
+def _protocol(asked: Asked) -> Protocol:
+    data = worlds.read(asked.data)
+    if asked.ties == "shuffled":
+        data = protocols.shuffle_ties(data, seed=asked.seed)
+    return PROTOCOLS[asked.protocol](data, asked.seed)
+
+
+def _teller(asked: Asked, checkpoint: Path) -> Callable[[Progress], None]:
+    """Says how it goes, and keeps each epoch's line, also those before an interruption."""
+    told = 0.0
+    began = time.monotonic()
+
+    def tell(now: Progress) -> None:
+        nonlocal told
+        if now.recall is not None:
+            line = {
+                "epoch": now.epoch,
+                "loss": round(now.loss, 5),
+                "recall@20": round(now.recall, 5),
+                "examples_per_s": round(now.examples_per_s),
+            }
+            path = _curve_path(checkpoint)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as out:
+                out.write(json.dumps(line) + "\n")
+        elif time.monotonic() - told < SAID_S:
+            return
+        told = time.monotonic()
+        recall = "" if now.recall is None else f", recall@20 {now.recall:.4f} (best {now.best:.4f})"
+        _say(
+            f"{asked.data} {asked.protocol} {asked.name}: {told - began:.0f} s, epoch "
+            f"{now.epoch - 1 + now.done:.2f} of {now.epochs}, loss {now.loss:.4f}, "
+            f"{now.examples_per_s:,.0f} events/s{recall}"
+        )
+
+    return tell
+
+
+def _write(
+    asked: Asked,
+    protocol: Protocol,
+    outcome: Outcome,
+    curve: list[dict[str, float]],
+    *,
+    device: str,
+    seconds: float,
+) -> None:
+    data = protocol.data
+    found = {
+        **asdict(asked),
+        "options": dict(outcome.options),
+        "epochs": outcome.epochs,
+        "seconds": round(seconds, 1),  # since it was last started
+        "metrics": {name: round(value, 6) for name, value in outcome.ranks.metrics().items()},
+        "curve": curve,
+        "users": len(data.user_keys),
+        "items": len(data.items),
+        "events": len(data.user),
+        "asked": len(outcome.ranks.users),
+        "cold": len(protocol.cold),
+        "dataset": data.fingerprint,
+        "device": device,
+        "cores": os.cpu_count(),
+        "commit": _commit(),
+        "ended": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+    }
+    asked.path.parent.mkdir(parents=True, exist_ok=True)
+    write_ranks(asked.path.with_suffix(".npz"), outcome.ranks)
+    asked.path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    _say(f"{asked.path}: {found['metrics']}")
+
+
+def write_ranks(path: Path, ranks: Ranks) -> None:
+    """Doubled, so that the halves of ties are whole numbers."""
+    np.savez_compressed(
+        path,
+        users=ranks.users.astype(np.int32),
+        masked=np.round(2 * ranks.masked).astype(np.int32),
+        unmasked=np.round(2 * ranks.unmasked).astype(np.int32),
+    )
+
+
+def read_ranks(path: Path) -> Ranks:
+    with np.load(path, allow_pickle=False) as found:
+        return Ranks(
+            users=found["users"].astype(np.int64),
+            masked=found["masked"] / 2,
+            unmasked=found["unmasked"] / 2,
+        )
+
+
+def _curve_path(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + ".curve")
+
+
+def _clear(checkpoint: Path) -> None:
+    from encoders import checkpoints
+
+    checkpoints.remove(checkpoint)
+    _curve_path(checkpoint).unlink(missing_ok=True)
+
+
+def _commit() -> str:
+    said = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return said.stdout.strip() or "unknown"
+
+
+def _say(text: str) -> None:
+    print(f"{datetime.now(UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)
