@@ -7,12 +7,15 @@ import itertools
 import json
 from typing import Any
 
-from benchmarks.recommenders import runs, worlds
+from benchmarks.recommenders import runs, tables, worlds
 from benchmarks.recommenders.models import MODELS
 
 
 def main() -> None:
     options = _options()
+    if options.command == "table":
+        tables.PAGE.write_text(tables.page(), encoding="utf-8")
+        return
     if options.threads:
         import torch
 
@@ -32,7 +35,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.recommenders", description=__doc__)
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(required=True, dest="command")
     run = commands.add_parser("run", help="every combination of what is named")
     run.add_argument("--data", nargs="+", required=True, choices=list(worlds.IMPORTERS))
     run.add_argument("--model", nargs="+", required=True, choices=list(MODELS))
@@ -42,6 +45,7 @@ def _options() -> argparse.Namespace:
     run.add_argument("--option", "-o", action="append", default=[], metavar="NAME=VALUE")
     run.add_argument("--threads", type=int, help="of torch")
     run.add_argument("--device", default="cpu")
+    commands.add_parser("table", help="docs/results.md from all runs")
     return parser.parse_args()
 
 
