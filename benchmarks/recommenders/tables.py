@@ -151,7 +151,7 @@ def _against(row: Row, reference: Row | None) -> str:
     )
     count = np.bincount(users)
     total = np.bincount(users, weights=ours - theirs)
-    interval = evaluate.mean_interval((total[count > 0] / count[count > 0]))
+    interval = evaluate.mean_interval(total[count > 0] / count[count > 0])
     text = f"{interval.mean:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
     return f"**{text}**" if interval.low > 0 or interval.high < 0 else text
 
