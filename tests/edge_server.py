@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any
 
+from indexer.stores import StoredPoint
 from indexer.stores.edge import EdgeStore
 
 KEY = b"twinspan-tests"  # on loopback, for as long as a test runs
 
 
 class Served:
-    """What the server's threads call. Answers go over a socket, so they are whole."""
+    """What the server's threads call. Answers go over a socket, so of a scroll only one batch."""
 
     def __init__(self, folder: Path) -> None:
         self._store = EdgeStore(folder)
 
     def call(self, verb: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         answer = getattr(self._store, verb)(*arguments, **named)
-        return list(answer) if verb == "scroll" else answer
+        return next(answer, None) if verb == "scroll" else answer
 
     def get_name(self) -> str:
         return self._store.name
@@ -54,6 +56,13 @@ class SharedEdge:
 
     def close(self) -> None:
         """The store goes on for the others."""
+
+    def scroll(
+        self, *arguments: Any, after: str | None = None, **named: Any
+    ) -> Iterator[list[StoredPoint]]:
+        while found := self._remote.call("scroll", arguments, {**named, "after": after}):
+            yield found
+            after = found[-1].key
 
     def __getattr__(self, verb: str) -> Any:
         if verb.startswith("_"):
