@@ -176,9 +176,7 @@ MARK = sa.text("""
 """)
 
 # Two at once raise it to the higher of the two: nobody takes a fence back.
-RAISE_FENCES = sa.text("""
-    SELECT setval('indexer.fences', greatest(:above, nextval('indexer.fences'))) + 1
-""")
+RAISE_FENCES = sa.text("SELECT indexer.raise_fences(:above)")
 
 # As if every holder had vanished. A holder that lives acks an entry that was wanted again.
 DOUBT = sa.text("""

@@ -19,6 +19,7 @@ from indexer import database, tables
 Outcome = Literal["begun", "done", "undone"]
 
 _columns = tables.rollouts.c
+_TRIM = sa.text("SELECT indexer.forget_steps(:kept_s, :limit)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,14 @@ def of(engine: sa.Engine, alias: str | None = None, *, limit: int = 1_000) -> li
     mine = sa.select(tables.rollouts).order_by(_columns.id.desc()).limit(limit)
     with database.begin(engine) as connection:
         return _steps(connection, mine if alias is None else mine.where(_columns.alias == alias))
+
+
+def trim(engine: sa.Engine, *, kept_s: float, limit: int = 5_000) -> int:
+    """At most `limit` steps that are older than `kept_s` seconds, a day at least, are gone: of
+    indexes that have ended, and gates and repairs of any. A step that nobody concluded stays, and
+    so does what says how an active index came to be what it is. Returns how many are gone."""
+    with database.begin(engine) as connection:
+        return connection.execute(_TRIM, {"kept_s": kept_s, "limit": limit}).scalar_one()
 
 
 def _steps(connection: sa.Connection, statement: sa.Select[Any]) -> list[Step]:

@@ -172,6 +172,13 @@ class Settings(BaseSettings):
         "Low: a rollback soon has nowhere to go; high: each standby costs its part of store and "
         "towers.",
     )
+    history_s: float = Field(
+        default=2_592_000,
+        ge=86_400,
+        le=YEARS_S,
+        description="Seconds that shadow reads are kept, and steps of roll-outs that no active "
+        "index came about by. Low: nobody can look back; high: with shadow_share the table grows.",
+    )
     verify_items_per_s: float = Field(
         default=50,
         ge=0,

@@ -24,6 +24,17 @@ _SUMMARY = sa.text("""
         ORDER BY at DESC LIMIT :latest
     ) AS latest
 """)
+# Index by index, in the order of the table's index: what is kept is not looked at.
+_TRIM = sa.text("""
+    DELETE FROM indexer.shadow_reads WHERE id IN (
+        SELECT old.id FROM indexer.indexes AS i CROSS JOIN LATERAL (
+            SELECT id FROM indexer.shadow_reads
+            WHERE index_id = i.id AND at < now() - make_interval(secs => :kept_s)
+            ORDER BY at LIMIT :limit
+        ) AS old
+        LIMIT :limit
+    )
+""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +74,9 @@ def summary(engine: sa.Engine, index_id: int) -> Summary | None:
         row = connection.execute(_SUMMARY, {"index_id": index_id, "latest": LATEST})
         found = row.mappings().one()
     return Summary(**found) if found["reads"] else None
+
+
+def trim(engine: sa.Engine, *, kept_s: float, limit: int = 5_000) -> int:
+    """At most `limit` reads that are older than `kept_s` seconds are gone. Returns how many."""
+    with database.begin(engine) as connection:
+        return connection.execute(_TRIM, {"kept_s": kept_s, "limit": limit}).rowcount

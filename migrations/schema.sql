@@ -187,9 +187,40 @@ AS $function$
         END IF;
         EXECUTE 'REVOKE ALL ON ALL TABLES IN SCHEMA indexer' || them;
         EXECUTE 'REVOKE ALL ON ALL SEQUENCES IN SCHEMA indexer' || them;
-        EXECUTE 'REVOKE ALL ON FUNCTION indexer.drop_entries(integer)' || them;
+        EXECUTE 'REVOKE ALL ON FUNCTION indexer.drop_entries(integer), '
+            'indexer.raise_fences(bigint), '
+            'indexer.forget_steps(double precision, integer)' || them;
         EXECUTE 'REVOKE ALL ON SCHEMA indexer' || them;
         DELETE FROM indexer.roles WHERE role = grantee;
+    END
+    $function$;
+-- privileges {OWNER=X/OWNER}
+
+CREATE OR REPLACE FUNCTION indexer.forget_steps(kept_s double precision, most integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    DECLARE
+        gone integer;
+    BEGIN
+        IF kept_s IS NULL OR kept_s < 86400 THEN
+            RAISE EXCEPTION USING MESSAGE = 'a step is kept for a day at least';
+        END IF;
+        DELETE FROM indexer.rollouts WHERE id IN (
+            SELECT s.id FROM indexer.rollouts AS s
+            WHERE s.at < now() - make_interval(secs => kept_s)
+              AND coalesce(s.report ->> 'outcome', 'done') <> 'begun'
+              AND (s.action IN ('gate', 'repair') OR NOT EXISTS (
+                  SELECT FROM indexer.indexes AS i
+                  WHERE i.state IN ('building', 'live', 'standby')
+                    AND (i.id = s.index_id OR i.id::text = s.report ->> 'before')
+              ))
+            ORDER BY s.id LIMIT most
+        );
+        GET DIAGNOSTICS gone = ROW_COUNT;
+        RETURN gone;
     END
     $function$;
 -- privileges {OWNER=X/OWNER}
@@ -215,14 +246,34 @@ AS $function$
             EXECUTE 'GRANT USAGE ON SEQUENCE indexer.fences' || them;
             EXECUTE 'GRANT UPDATE (state, spec_version, backfill_cursor, backfill_done, gate, '
                 'error, live_at, standby_at, retired_at, written_at) ON indexer.indexes' || them;
-            EXECUTE 'GRANT EXECUTE ON FUNCTION indexer.drop_entries(integer)' || them;
+            EXECUTE 'GRANT EXECUTE ON FUNCTION indexer.drop_entries(integer), '
+                'indexer.raise_fences(bigint), '
+                'indexer.forget_steps(double precision, integer)' || them;
             EXECUTE 'GRANT INSERT, UPDATE, DELETE ON indexer.verifications' || them;
             EXECUTE 'GRANT INSERT, UPDATE (report) ON indexer.rollouts' || them;
             EXECUTE 'GRANT SELECT, INSERT, UPDATE, DELETE ON indexer.paces' || them;
+            EXECUTE 'GRANT SELECT, DELETE ON indexer.shadow_reads' || them;
         ELSIF wanted = 'query' THEN
             EXECUTE 'GRANT SELECT ON indexer.interactions, indexer.users' || them;
             EXECUTE 'GRANT SELECT, INSERT ON indexer.shadow_reads' || them;
         END IF;
+    END
+    $function$;
+-- privileges {OWNER=X/OWNER}
+
+CREATE OR REPLACE FUNCTION indexer.raise_fences(above bigint)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    BEGIN
+        IF above >= 4611686018427387904 THEN
+            RAISE EXCEPTION USING
+                MESSAGE = 'fence ' || above || ' is none that a claim was ever given',
+                HINT = 'Somebody else wrote it to the vector store. Delete that point there.';
+        END IF;
+        RETURN setval('indexer.fences', greatest(above, nextval('indexer.fences'))) + 1;
     END
     $function$;
 -- privileges {OWNER=X/OWNER}

@@ -5,22 +5,45 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import live_world
+import numpy as np
 import psycopg
 import pytest
 import sqlalchemy as sa
+from celery import Celery
 from hashing import HashingEncoder
 from live_world import ENCODER_ID, World
 
-from indexer import catalog, changes, database, entries, indexes, roles, schema, sync, verify
+from indexer import (
+    catalog,
+    changes,
+    database,
+    entries,
+    history,
+    indexes,
+    reindex,
+    roles,
+    schema,
+    shadow_reads,
+    standing,
+    sync,
+    verify,
+)
 from indexer.catalog import spec
 from indexer.errors import CatalogError, DatabaseError, UsageError
 from indexer.settings import Settings
+from indexer.stores import Point, VectorStore
 from indexer.stores.qdrant import QdrantStore
-from indexer.towers import Tower
-from workers import watch
+from indexer.towers import Tower, Towers
+from indexer.verify import records
+from workers import upkeep, watch
+from workers.app import make_app
+from workers.bell import Bell
 
 _numbers = itertools.count()
 
@@ -144,6 +167,144 @@ def test_a_workers_whole_life_needs_no_more_rights_than_it_has(
     assert seen.drift == 0
 
 
+def test_a_round_of_upkeep_needs_no_more_rights_than_a_workers_role_has(
+    each_engine: sa.Engine,
+    world: World,
+    role: str,
+    login: Callable[[str], sa.Engine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A promotion that died half-way, a standby that had its time, drift whose fence no claim was
+    given yet, records of last year: as the watcher and upkeep of a worker meet them."""
+    for name in ("LOOK_S", "ROUND_S", "PAUSE_S"):
+        monkeypatch.setattr(upkeep, name, 0.02)
+    catalog.permit(each_engine, role, "worker")
+    worker = login(role)
+    settings = Settings(
+        data_dir="/nonexistent", verify_items_per_s=10_000, verify_repair=True, standby_s=0
+    )
+    bell = _Bell(make_app(settings))
+    watcher = watch.Watcher(settings, worker, bell)
+    keeping = upkeep.Upkeep(settings, _Services(worker, world.store, _Towers()))
+    world.insert([f"m{n}" for n in range(20)])
+    later = _promoted_half_way(world)
+    watcher.start()
+    try:
+        _until(lambda: later.id in bell.rung, "the watcher rang")
+        sync.drain(worker, world.store, _Towers(), settings)  # type: ignore[arg-type]
+        for index in (world.index, later):
+            _make_old_records(each_engine, index)
+        high = entries.last_fence(worker) + 1_000
+        world.store.delete_if_newer(later.ref, ["m3"], fence=high)
+        ghost = Point(key="ghost", vectors={"hashing": np.ones(16, np.float32)}, payload={})
+        world.store.write_if_newer(later.ref, [ghost], fence=high, mode="upsert")
+        keeping.start()
+        _until(lambda: entries.last_fence(worker) >= high, "the fences were raised")
+        _until(lambda: _state(worker, world.index.id) == "retired", "the standby was retired")
+        sync.drain(worker, world.store, _Towers(), settings)  # type: ignore[arg-type]
+        _until(lambda: _finds_nothing(worker, later), "a round found nothing")
+    finally:
+        keeping.stop()
+        watcher.stop()
+    assert _state(worker, later.id) == "live"
+    assert world.store.collections() == [later.collection]
+    assert list(entries.summary(worker)) == [later.id]
+    assert [(one.action, one.index_id, one.outcome) for one in reversed(history.of(worker))][
+        :3
+    ] == [
+        ("promote", later.id, "done"),
+        ("retire", world.index.id, "done"),
+        ("repair", later.id, "done"),
+    ]
+    assert shadow_reads.summary(worker, later.id) is None
+    assert not standing.look(worker).unrouted
+
+
+class _Bell(Bell):
+    """Remembers what it was rung for."""
+
+    def __init__(self, app: Celery) -> None:
+        super().__init__(app)
+        self.rung: set[int] = set()
+
+    def ring(self, due: Sequence[indexes.Index], *, fence: int) -> int:
+        self.rung |= {index.id for index in due}
+        return super().ring(due, fence=fence)
+
+
+@dataclass(frozen=True)
+class _Services:
+    engine: sa.Engine
+    store: VectorStore
+    towers: Towers
+
+
+def _until(done: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < deadline, f"it never came to pass that {what}"
+        time.sleep(0.02)
+
+
+def _state(engine: sa.Engine, index_id: int) -> str:
+    return indexes.get(engine, index_id).state
+
+
+def _finds_nothing(engine: sa.Engine, index: indexes.Index) -> bool:
+    found = records.latest(engine, index.id, mode="continuous")
+    return (
+        found is not None
+        and found.finished_at is not None
+        and (found.seen.items, found.seen.agree, found.seen.drift) == (20, 20, 0)
+    )
+
+
+def _promoted_half_way(world: World) -> indexes.Index:
+    """A second index, which the alias names already, while the ledger calls the first one live."""
+    later = indexes.register(
+        world.engine,
+        catalog_id=world.index.catalog_id,
+        alias="items",
+        encoder=live_world.info(ENCODER_ID),
+        queue="roles",
+    )
+    world.store.ensure_collection(_spec_like(world, later))
+    for _ in reindex.fill(world.engine, later):
+        pass
+    world.store.point_alias("items", later.collection)
+    with database.begin(world.engine) as connection:
+        indexes.make_live(connection, world.index.id, "items")
+        history.record(
+            connection,
+            index_id=later.id,
+            alias="items",
+            action="promote",
+            report={"outcome": "begun", "before": world.index.id},
+        )
+    return later
+
+
+def _make_old_records(engine: sa.Engine, index: indexes.Index) -> None:
+    with database.begin(engine) as connection:
+        history.record(connection, index_id=index.id, alias="items", action="gate")
+        connection.execute(
+            sa.text(
+                "UPDATE indexer.rollouts SET at = now() - interval '1 year' WHERE action = 'gate'"
+            )
+        )
+    year_ago = datetime.now(UTC) - timedelta(days=365)
+    read = shadow_reads.Read(
+        index_id=index.id,
+        live_index_id=index.id,
+        at=year_ago,
+        k=1,
+        overlap=1,
+        live_ms=1,
+        shadow_ms=1,
+    )
+    shadow_reads.add(engine, [read])
+
+
 def _claim_one(worker: sa.Engine, world: World) -> entries.Batch:
     world.run("UPDATE public.items SET title = 'x' WHERE id = 'm3'")
     changes.route(worker, limit=100)
@@ -191,6 +352,11 @@ FORBIDDEN = (
     "SELECT * FROM indexer.users",
     "SELECT * FROM indexer.interactions",
     "SELECT setval('indexer.fences', 1)",
+    "DELETE FROM indexer.rollouts",
+    "UPDATE indexer.rollouts SET by = 'another'",
+    "UPDATE indexer.shadow_reads SET overlap = 1",
+    "INSERT INTO indexer.shadow_reads (index_id, live_index_id, k, overlap, live_ms, shadow_ms)"
+    " VALUES (1, 1, 1, 1, 1, 1)",
     "SELECT indexer.permit('{role}', 'worker')",
     "SELECT indexer.forbid('{role}')",
     "SELECT indexer.{function}()",
@@ -349,6 +515,8 @@ def test_who_may_not_grant_says_what_the_owner_has_to_run(
         f"ALTER FUNCTION indexer.permit(text, text) OWNER TO {admin}",
         f"ALTER FUNCTION indexer.forbid(text) OWNER TO {admin}",
         f"ALTER FUNCTION indexer.drop_entries(integer) OWNER TO {admin}",
+        f"ALTER FUNCTION indexer.raise_fences(bigint) OWNER TO {admin}",
+        f"ALTER FUNCTION indexer.forget_steps(double precision, integer) OWNER TO {admin}",
         f"ALTER TABLE public.base OWNER TO {admin}",
     )
     theirs = login(admin)
@@ -410,6 +578,9 @@ def test_hidden_rows_are_an_error_and_never_deletions(
     assert world.store.count(world.index.ref) == 5
 
 
+AS_OWNER = ("drop_entries", "raise_fences", "forget_steps")
+
+
 def test_what_runs_with_the_owners_rights_is_pinned_and_closed(
     each_engine: sa.Engine, world: World
 ) -> None:
@@ -426,7 +597,7 @@ def test_what_runs_with_the_owners_rights_is_pinned_and_closed(
         ).all()
     assert sum(one.is_trigger for one in functions) == 4
     for one in functions:
-        assert one.prosecdef == (one.is_trigger or one.proname == "drop_entries"), one
+        assert one.prosecdef == (one.is_trigger or one.proname in AS_OWNER), one
         assert "search_path=pg_catalog, pg_temp" in one.config, one
         assert one.ours
         assert one.acl is not None, f"{one.proname} may be run by PUBLIC"

@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import sqlalchemy as sa
 
-from indexer import indexes, rollout
+from indexer import history, indexes, rollout, shadow_reads
 from indexer.errors import TwinspanError
 from indexer.indexes import Index
 from indexer.settings import Settings
@@ -36,8 +37,15 @@ ROUND_S = 60.0  # between two beginnings of a round: a small index is not compar
 OWED_S = 5.0  # of work, at most, that is made up for after a pause
 SLICE_ITEMS = 100  # at a time: a worker in the same process waits for no more than these
 TIDY_S = 60.0  # between two times of clearing away
+TRIM_ROWS, TRIMS = 5_000, 20  # old rows deleted by one statement; statements each time, per table
 PAUSE_S, PAUSE_MAX_S = 1.0, 60.0  # after an error, doubled each time in a row
 STOP_S = 10.0  # patience with the thread at the end
+
+
+class Trim(Protocol):
+    """At most `limit` rows older than `kept_s` seconds are gone; returns how many."""
+
+    def __call__(self, engine: sa.Engine, *, kept_s: float, limit: int) -> int: ...
 
 
 class Upkeep:
@@ -104,6 +112,16 @@ class Upkeep:
         """Roll-outs are finished, standbys that had their time retired, old records gone."""
         rollout.tidy(engine, store, self._settings)
         records.trim(engine)
+        for trim in (history.trim, shadow_reads.trim):
+            self._trim(engine, trim)
+
+    def _trim(self, engine: sa.Engine, trim: Trim) -> None:
+        """In small steps, and no more of them than leave time for the rest: what is left goes the
+        next time."""
+        for _ in range(TRIMS):
+            gone = trim(engine, kept_s=self._settings.history_s, limit=TRIM_ROWS)
+            if gone < TRIM_ROWS or self._stop.is_set():
+                return
 
 
 @dataclass(kw_only=True)
