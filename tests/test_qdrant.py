@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from encoders.types import VectorSpec
+from indexer import filters
 from indexer.errors import (
     CollectionMissing,
     StoreError,
@@ -23,7 +25,7 @@ from indexer.errors import (
     UsageError,
 )
 from indexer.settings import Settings
-from indexer.stores import Collection, Point, qdrant_collections, qdrant_points
+from indexer.stores import Collection, Point, Search, qdrant_collections, qdrant_points
 from indexer.stores.connect import connect
 from indexer.stores.qdrant import QdrantStore
 
@@ -47,6 +49,7 @@ class Server(ThreadingHTTPServer):
     version = "1.17.0"
     status = 200
     answer: Any = None
+    passing = 0  # points, of any filter; 0: `answer` for counts too
     headers: dict[str, str] = {}  # noqa: RUF012  # replaced, never changed
 
     def __init__(self) -> None:
@@ -69,6 +72,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, {"title": "qdrant", "version": self.server.version})
         elif self.server.status == 200 and self.path == "/collections/films-1":
             self.reply(200, {"result": INFO, "status": "ok", "time": 0})
+        elif self.server.passing and self.path == "/collections/films-1/points/count":
+            self.reply(200, {"result": {"count": self.server.passing}, "status": "ok", "time": 0})
         else:
             self.reply(self.server.status, self.server.answer)
 
@@ -211,6 +216,29 @@ def test_a_write_is_waited_for_and_conditional(server, store):
     assert (post, post_path) == ("POST", "/collections/films-1/points/delete?wait=true")
     older["must_not"][0]["range"] = {"gte": 8.0}
     assert without_nones(deleted["filter"]) == {"must": [{"has_id": [THERE.point_id("a")]}, older]}
+
+
+@pytest.mark.parametrize(
+    ("passing", "planned"),
+    [(1_000, {"exact": True}), (1_000_000, {"hnsw_ef": 512, "acorn": {"enable": True}})],
+)
+def test_how_a_filtered_search_is_done_follows_the_servers_estimate(
+    server, store, passing, planned
+):
+    server.passing = passing
+    server.answer = {"result": [{"points": []}] * 3, "status": "ok", "time": 0}
+    where, other = (filters.parse({"year": year}, {"year": "integer"}) for year in (1999, 2001))
+    best = Search(vector="tower", values=np.array([1, 0], np.float32), limit=5)
+    searches = [best, replace(best, where=where), replace(best, where=other, exact=True)]
+    assert store.search(THERE, searches) == [[], [], []]
+    *_, (_, counted, count, _), (_, asked, query, _) = server.seen
+    assert (counted, count["exact"]) == ("/collections/films-1/points/count", False)
+    assert [path for _, path, _, _ in server.seen].count(counted) == 1
+    assert asked == "/collections/films-1/points/query/batch"
+    unfiltered, same, scan = (without_nones(one["params"]) for one in query["searches"])
+    assert unfiltered == {"exact": False, "hnsw_ef": 128}
+    assert same == {"exact": False, **planned}
+    assert scan == {"exact": True}
 
 
 def without_nones(value: Any) -> Any:

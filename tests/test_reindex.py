@@ -261,7 +261,7 @@ def test_a_collection_that_is_not_ours_is_adopted_on_the_admins_word(
         world.start("e1", adopt="offline")
     with pytest.raises(CollectionMismatch, match="_content"):
         world.start("e1", adopt="offline", trust=True)
-    store._client.delete_collection("offline")
+    store.drop_collection("offline")
     _write_foreign(store, content="_content")
     index = world.start("e1", adopt="offline", trust=True)
     world.fill(index)
@@ -272,7 +272,7 @@ def test_a_collection_that_is_not_ours_is_adopted_on_the_admins_word(
 
 
 def _write_foreign(store: QdrantStore, *, content: str) -> None:
-    client: Any = store._client
+    client: Any = store._server._client
     sized = models.VectorParams(size=DIMENSION, distance=models.Distance.DOT)
     client.create_collection("offline", vectors_config={"hashing": sized})
     source = Collection(name="offline", catalog="items")

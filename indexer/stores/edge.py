@@ -167,9 +167,8 @@ class EdgeStore:
         shard = self._shard(collection.name)
         if not searches:
             return []
-        shard.check_vectors([one.vector for one in searches])
         for one in searches:
-            points.check_vector(one.values, shard.specs[one.vector], "the query")
+            points.check_search(one, shard.specs, collection.name)
         with shard.reading() as handle:
             passing = {
                 where: handle.count(
@@ -197,7 +196,7 @@ class EdgeStore:
         payload: bool | Sequence[str] = True,
     ) -> dict[str, StoredPoint]:
         shard = self._shard(collection.name)
-        shard.check_vectors(vectors)
+        points.check_names(vectors, shard.specs, collection.name)
         ids = [collection.point_id(key) for key in dict.fromkeys(keys)]
         if not ids:
             return {}
@@ -220,7 +219,7 @@ class EdgeStore:
         after: str | None = None,
     ) -> Iterator[list[StoredPoint]]:
         shard = self._shard(collection.name)
-        shard.check_vectors(vectors)
+        points.check_names(vectors, shard.specs, collection.name)
         known = None if after is None else collection.point_id(after)
         offset: edge.PointId | None = known
         while True:

@@ -114,15 +114,6 @@ class Shard:
         self._open_handle().flush()
         self._unflushed = 0
 
-    def check_vectors(self, names: Sequence[str]) -> None:
-        """Raises StoreRejected for a vector that this collection does not have."""
-        for name in names:
-            if name not in self.specs:
-                raise StoreRejected(
-                    f"collection {self.spec.collection.name!r} has no vector {name!r}, "
-                    f"only {mismatch.shown(self.spec.vectors)}."
-                )
-
     def status(self) -> CollectionStatus:
         with self.reading() as handle:
             present = edge_filters.present(None, GONE_FIELD)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from encoders.types import SparseVector, VectorSpec
 from indexer.errors import StoreRejected
-from indexer.stores import FENCE_FIELD, GONE_FIELD, KEY_FIELD, Point, Vector
+from indexer.stores import FENCE_FIELD, GONE_FIELD, KEY_FIELD, Point, Search, Vector, mismatch
 from indexer.stores.paths import json_path
 
 MAX_DEPTH = 64  # JSON readers of the engines give up at 128
@@ -45,6 +45,22 @@ def check_vector(values: Vector, spec: VectorSpec, whose: str) -> None:
     if not fits:
         wanted = "a sparse vector" if spec.sparse else f"{spec.dimension} numbers"
         raise StoreRejected(f"{whose}: vector {spec.name!r} takes {wanted}, not {found}.")
+
+
+def check_search(search: Search, specs: Specs, collection: str) -> None:
+    """Raises StoreRejected unless the collection has the vector, of that kind and dimension."""
+    check_names([search.vector], specs, collection)
+    check_vector(search.values, specs[search.vector], "the query")
+
+
+def check_names(names: Sequence[str], specs: Specs, collection: str) -> None:
+    """Raises StoreRejected for a vector that the collection does not have."""
+    for name in names:
+        if name not in specs:
+            raise StoreRejected(
+                f"collection {collection!r} has no vector {name!r}, "
+                f"only {mismatch.shown(list(specs.values()))}."
+            )
 
 
 def check_payload(key: str, payload: Mapping[str, object]) -> None:

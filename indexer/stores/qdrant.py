@@ -7,18 +7,12 @@ point is wrong. Nothing is retried here: an outage raises StoreUnavailable.
 
 from __future__ import annotations
 
-import logging
-import ssl
-import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qdrant_client import QdrantClient, models
-from qdrant_client.common.version_check import is_compatible
+from qdrant_client import models
 
 from encoders.types import VectorSpec
 from indexer.errors import (
@@ -26,7 +20,6 @@ from indexer.errors import (
     StoreError,
     StoreRejected,
     StoreUnavailable,
-    UsageError,
 )
 from indexer.filters import Filter
 from indexer.stores import (
@@ -41,13 +34,14 @@ from indexer.stores import (
     WriteMode,
     mismatch,
     points,
-    policy,
     qdrant_collections,
     qdrant_filters,
     qdrant_points,
+    qdrant_search,
+    qdrant_server,
 )
 from indexer.stores.paths import checked_name
-from indexer.stores.qdrant_errors import translated
+from indexer.stores.qdrant_server import Server
 
 BATCH_ITEMS = 512
 BATCH_BYTES = 4_000_000
@@ -55,9 +49,6 @@ TIMEOUT_S = 10.0
 OPTIMIZE_TIMEOUT_S = 3_600.0
 POLL_S = 0.5
 T = TypeVar("T")
-MIN_SERVER = (1, 17)  # conditional writes that create nothing (`update_mode`)
-
-log = logging.getLogger(__name__)
 
 
 class QdrantStore:
@@ -69,50 +60,27 @@ class QdrantStore:
         url: str,
         api_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
-        batch_items: int = BATCH_ITEMS,
         batch_bytes: int = BATCH_BYTES,
         ca_file: Path | None = None,
     ) -> None:
-        transport: dict[str, Any] = {"verify": _trust(ca_file)} if ca_file else {}
-        headers = {"api-key": api_key} if api_key else None  # the client warns of it over http
-        try:
-            client = QdrantClient(
-                url=url,
-                headers=headers,
-                timeout=max(1, round(timeout_s)),
-                check_compatibility=False,
-                **transport,
-            )
-        except (ValueError, TypeError) as cause:
-            raise UsageError(
-                f"qdrant_url is not an address: {cause}. Write http://host:6333."
-            ) from cause
-        self._start(client, f"Qdrant at {_without_secrets(url)}", batch_items, batch_bytes)
+        server = qdrant_server.at(url, api_key=api_key, timeout_s=timeout_s, ca_file=ca_file)
+        self._use(server, batch_bytes)
 
     @classmethod
-    def in_memory(
-        cls, *, batch_items: int = BATCH_ITEMS, batch_bytes: int = BATCH_BYTES
-    ) -> QdrantStore:
+    def in_memory(cls) -> QdrantStore:
         """The client's own in-memory mode: exact, slow, gone at the end. For tests."""
         store = cls.__new__(cls)
-        store._start(QdrantClient(":memory:"), "Qdrant in memory", batch_items, batch_bytes)
-        store._local = store._version_checked = True
+        store._use(qdrant_server.in_memory(), BATCH_BYTES)
         return store
 
-    def _start(self, client: QdrantClient, name: str, batch_items: int, batch_bytes: int) -> None:
-        self._client = client
-        self._name = name
-        self._batch_items = batch_items
+    def _use(self, server: Server, batch_bytes: int) -> None:
+        self._server = server
         self._batch_bytes = batch_bytes
-        self._local = False
-        self._closed = False
-        self._version_checked = False
         self._specs: dict[str, points.Specs] = {}  # of collections written or searched
-        self._one_at_a_time = threading.RLock()  # for the in-memory mode, which has no locks
 
     @property
     def name(self) -> str:
-        return self._name
+        return self._server.name
 
     # -- collections ------------------------------------------------------------------------
 
@@ -136,14 +104,16 @@ class QdrantStore:
             spec=spec,
             points=self.count(spec.collection),
             indexed=green,
-            payload_indexes=None if self._local else qdrant_collections.payload_indexes(info),
+            payload_indexes=(
+                None if self._server.local else qdrant_collections.payload_indexes(info)
+            ),
         )
 
     def vectors_of(self, name: str) -> tuple[VectorSpec, ...]:
         return qdrant_collections.vectors(self._info(name))
 
     def collections(self) -> list[str]:
-        with self._calling() as client:
+        with self._server.calling() as client:
             return sorted(one.name for one in client.get_collections().collections)
 
     def drop_collection(self, name: str) -> None:
@@ -152,7 +122,7 @@ class QdrantStore:
             raise StoreError(f"collection {name!r} is not dropped: alias {naming[0]!r} names it.")
         self._specs.pop(name, None)
         if name in self.collections():
-            with self._calling() as client:
+            with self._server.calling() as client:
                 client.delete_collection(name)
 
     # -- writes -----------------------------------------------------------------------------
@@ -170,7 +140,7 @@ class QdrantStore:
             for point in {point.key: point for point in points}.values()
         ]
         for batch in self._batches(built):
-            with self._calling() as client:
+            with self._server.calling() as client:
                 client.upsert(
                     collection.name,
                     batch,
@@ -187,14 +157,14 @@ class QdrantStore:
             for key, payload in payloads.items()
         ]
         for batch in self._batches(built):
-            with self._calling() as client:
+            with self._server.calling() as client:
                 client.batch_update_points(collection.name, batch, wait=True)
 
     def delete_if_newer(self, collection: Collection, keys: Sequence[str], *, fence: int) -> None:
         ids = [(collection.point_id(key), 40) for key in dict.fromkeys(keys)]
         for batch in self._batches(ids):
             which = qdrant_filters.older_among(batch, fence)
-            with self._calling() as client:
+            with self._server.calling() as client:
                 client.delete(collection.name, models.FilterSelector(filter=which), wait=True)
 
     def bury_if_newer(self, collection: Collection, keys: Sequence[str], *, fence: int) -> None:
@@ -203,7 +173,7 @@ class QdrantStore:
             for key in dict.fromkeys(keys)
         ]
         for batch in self._batches(buried):
-            with self._calling() as client:
+            with self._server.calling() as client:
                 client.upsert(
                     collection.name,
                     batch,
@@ -221,23 +191,8 @@ class QdrantStore:
             return []
         specs = self._specs_of(collection.name)
         for one in searches:
-            self._check_vectors(collection, specs, [one.vector])
-            points.check_vector(one.values, specs[one.vector], "the query")
-        passing = self._estimates(collection, searches)
-        requests = [
-            _query(
-                collection,
-                one,
-                None if self._local else _params(one, passing[one.where] if one.where else None),
-            )
-            for one in searches
-        ]
-        with self._calling() as client:
-            answers = client.query_batch_points(collection.name, requests)
-        return [
-            [qdrant_points.scored(found, one.payload) for found in answer.points]
-            for one, answer in zip(searches, answers, strict=True)
-        ]
+            points.check_search(one, specs, collection.name)
+        return qdrant_search.answers(self._server, collection, searches)
 
     def fetch(
         self,
@@ -247,11 +202,11 @@ class QdrantStore:
         vectors: Sequence[str] = (),
         payload: bool | Sequence[str] = True,
     ) -> dict[str, StoredPoint]:
-        self._check_vectors(collection, self._specs_of(collection.name), vectors)
+        points.check_names(vectors, self._specs_of(collection.name), collection.name)
         ids = [collection.point_id(key) for key in dict.fromkeys(keys)]
         if not ids:
             return {}
-        with self._calling() as client:
+        with self._server.calling() as client:
             records = client.retrieve(
                 collection.name,
                 ids,
@@ -270,11 +225,11 @@ class QdrantStore:
         batch: int = 1_000,
         after: str | None = None,
     ) -> Iterator[list[StoredPoint]]:
-        self._check_vectors(collection, self._specs_of(collection.name), vectors)
+        points.check_names(vectors, self._specs_of(collection.name), collection.name)
         known = None if after is None else collection.point_id(after)
         offset: Any = known  # a point id, of the client's many types
         while True:
-            with self._calling() as client:
+            with self._server.calling() as client:
                 records, offset = client.scroll(
                     collection.name,
                     scroll_filter=qdrant_filters.build(where),
@@ -290,13 +245,13 @@ class QdrantStore:
                 return
 
     def count(self, collection: Collection, where: Filter | None = None) -> int:
-        with self._calling() as client:
+        with self._server.calling() as client:
             return client.count(
                 collection.name, count_filter=qdrant_filters.present(where), exact=True
             ).count
 
     def last_fence(self, collection: Collection) -> int:
-        with self._calling() as client:
+        with self._server.calling() as client:
             found, _ = client.scroll(
                 collection.name,
                 limit=1,
@@ -316,7 +271,7 @@ class QdrantStore:
                     f"within {OPTIMIZE_TIMEOUT_S:.0f} s (status {status.value})."
                 )
             if status == models.CollectionStatus.GREY:  # waits for an update, whatever it is
-                with self._calling() as client:
+                with self._server.calling() as client:
                     nothing = models.OptimizersConfigDiff()
                     client.update_collection(collection.name, optimizers_config=nothing)
             time.sleep(POLL_S)
@@ -324,7 +279,7 @@ class QdrantStore:
     # -- aliases ----------------------------------------------------------------------------
 
     def aliases(self) -> dict[str, str]:
-        with self._calling() as client:
+        with self._server.calling() as client:
             found = client.get_aliases().aliases
         return {one.alias_name: one.collection_name for one in found}
 
@@ -339,7 +294,7 @@ class QdrantStore:
         changes: list[models.AliasOperations] = [models.CreateAliasOperation(create_alias=create)]
         if alias in self.aliases():
             changes.insert(0, _alias_dropped(alias))
-        with self._calling() as client:
+        with self._server.calling() as client:
             client.update_collection_aliases(changes)
         if (found := self.aliases().get(alias)) != name:
             raise StoreError(
@@ -349,34 +304,17 @@ class QdrantStore:
 
     def drop_alias(self, alias: str) -> None:
         if alias in self.aliases():
-            with self._calling() as client:
+            with self._server.calling() as client:
                 client.update_collection_aliases([_alias_dropped(alias)])
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._client.close()
+        self._server.close()
 
     # -- inside -----------------------------------------------------------------------------
 
-    @contextmanager
-    def _calling(self) -> Generator[QdrantClient]:
-        """The client, once it is known that the server understands us; its errors as ours."""
-        if self._closed:
-            raise StoreError(f"{self.name} was closed.")
-        with translated(self.name):
-            if not self._version_checked:
-                _check_version(self._client.info().version, self.name)
-                self._version_checked = True
-            if not self._local:
-                yield self._client
-                return
-            with self._one_at_a_time:
-                yield self._client
-
     def _create(self, spec: CollectionSpec) -> None:
         try:
-            with self._calling() as client:
+            with self._server.calling() as client:
                 client.create_collection(
                     spec.collection.name,
                     vectors_config=qdrant_collections.dense_config(spec),
@@ -395,16 +333,16 @@ class QdrantStore:
         info = self._info(name)
         found = qdrant_collections.spec_of(name, info)
         merged = mismatch.merged(found, wanted)
-        if not self._local:  # which has no indexes
+        if not self._server.local:  # which has no indexes
             for path, index in qdrant_collections.missing_indexes(merged, info).items():
-                with self._calling() as client:
+                with self._server.calling() as client:
                     client.create_payload_index(name, path, field_schema=index, wait=True)
         if merged != found:
-            with self._calling() as client:
+            with self._server.calling() as client:
                 client.update_collection(name, metadata=qdrant_collections.metadata(merged))
 
     def _info(self, name: str) -> models.CollectionInfo:
-        with self._calling() as client:
+        with self._server.calling() as client:
             return client.get_collection(name)
 
     def _specs_of(self, name: str) -> points.Specs:
@@ -413,54 +351,8 @@ class QdrantStore:
             self._specs[name] = {one.name: one for one in self.vectors_of(name)}
         return self._specs[name]
 
-    def _check_vectors(
-        self, collection: Collection, specs: points.Specs, names: Sequence[str]
-    ) -> None:
-        for name in names:
-            if name not in specs:
-                raise StoreRejected(
-                    f"collection {collection.name!r} has no vector {name!r}, "
-                    f"only {mismatch.shown(list(specs.values()))}."
-                )
-
-    def _estimates(self, collection: Collection, searches: Sequence[Search]) -> dict[Filter, int]:
-        """How many points pass each of the filters, by the server's own estimate."""
-        wheres = {one.where for one in searches if one.where is not None}
-        found: dict[Filter, int] = {}
-        for where in wheres if not self._local else ():  # which is exact anyway
-            with self._calling() as client:
-                passing = qdrant_filters.build(where)
-                found[where] = client.count(collection.name, passing, exact=False).count
-        return found
-
     def _batches(self, things: Sequence[tuple[T, int]]) -> Iterator[list[T]]:
-        return qdrant_points.batches(
-            things, max_items=self._batch_items, max_bytes=self._batch_bytes
-        )
-
-
-def _query(
-    collection: Collection, one: Search, params: models.SearchParams | None
-) -> models.QueryRequest:
-    return models.QueryRequest(
-        query=qdrant_points.vector(one.values),
-        using=one.vector,
-        filter=qdrant_filters.build(
-            one.where, without_ids=[collection.point_id(key) for key in one.exclude]
-        ),
-        params=params,
-        limit=one.limit,
-        with_payload=points.selection(one.payload),
-    )
-
-
-def _params(one: Search, passing: int | None) -> models.SearchParams:
-    chosen = policy.plan(exact=one.exact, limit=one.limit, passing=passing)
-    return models.SearchParams(
-        exact=chosen.exact,
-        hnsw_ef=None if chosen.exact else chosen.ef,
-        acorn=models.AcornSearchParams(enable=True) if chosen.acorn else None,
-    )
+        return qdrant_points.batches(things, max_items=BATCH_ITEMS, max_bytes=self._batch_bytes)
 
 
 def _payload_update(
@@ -476,41 +368,5 @@ def _payload_update(
     )
 
 
-def _trust(ca_file: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=str(ca_file))
-    except OSError as cause:  # ssl.SSLError is one
-        raise UsageError(f"ca_file {str(ca_file)!r} cannot be used: {cause}.") from cause
-
-
 def _alias_dropped(alias: str) -> models.DeleteAliasOperation:
     return models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
-
-
-def _check_version(server: str, name: str) -> None:
-    """Raises StoreError for a server too old for conditional writes; warns of one too new."""
-    try:
-        found = tuple(int(part) for part in server.split(".")[:2])
-    except ValueError:
-        log.warning("%s has a version that cannot be read: %r", name, server)
-        return
-    if found < MIN_SERVER:
-        wanted = ".".join(map(str, MIN_SERVER))
-        raise StoreError(
-            f"{name} is version {server}; Twinspan needs {wanted} or newer. Upgrade it."
-        )
-    client = version("qdrant-client")
-    if not is_compatible(client, server):
-        log.warning(
-            "%s is version %s, more than one minor release from qdrant-client %s",
-            name,
-            server,
-            client,
-        )
-
-
-def _without_secrets(url: str) -> str:
-    """The address without user and password."""
-    scheme, separator, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"

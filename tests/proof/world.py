@@ -160,7 +160,8 @@ class World:
 
             real._shard(index.collection).update(qdrant_edge.UpdateOperation.delete_points(ids), [])
         else:
-            real._client.delete(index.collection, ids)
+            with real._server.calling() as client:
+                client.delete(index.collection, ids)
 
     # -- users ------------------------------------------------------------------------------
 
