@@ -19,6 +19,7 @@ PARTS = {
     "capture": "What the triggers cost the writer",
     "drain": "From the backlog to the store",
     "freshness": "From commit to searchable",
+    "growth": "Ever larger catalogues",
     "query": "A recommendation",
     "rollout": "A new tower under load",
     "search": "Recall under filters",
