@@ -17,6 +17,7 @@ LATEST = 10_000  # reads that a summary looks at
 
 _SUMMARY = sa.text("""
     SELECT count(*) AS reads, avg(overlap) AS overlap, min(at) AS since,
+           mode() WITHIN GROUP (ORDER BY k) AS k,
            percentile_cont(0.95) WITHIN GROUP (ORDER BY live_ms) AS live_p95_ms,
            percentile_cont(0.95) WITHIN GROUP (ORDER BY shadow_ms) AS shadow_p95_ms
     FROM (
@@ -53,13 +54,20 @@ class Read:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The latest reads of one index."""
+    """The latest reads of one index. `k` is how many hits most of them had from the live index."""
 
     reads: int
+    k: int
     overlap: float
     since: datetime
     live_p95_ms: float
     shadow_p95_ms: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.reads:,} live queries: overlap@{self.k} {self.overlap:.0%}; "
+            f"p95 {self.shadow_p95_ms:.1f} ms, live {self.live_p95_ms:.1f} ms"
+        )
 
 
 def add(engine: sa.Engine, reads: Sequence[Read]) -> None:

@@ -372,6 +372,31 @@ def test_an_index_is_replaced_by_another_the_same_way(shop: Twinspan) -> None:
     assert [row["index"] for row in left] == [first["index"]]
 
 
+def test_status_shows_shadow_reads_of_an_index_that_does_not_answer(
+    shop: Twinspan, sql: Callable[..., None]
+) -> None:
+    sql(
+        "INSERT INTO indexer.shadow_reads (index_id, live_index_id, k, overlap, live_ms, shadow_ms)"
+        " SELECT id, id, k, overlap, 10, 20 FROM indexer.indexes,"
+        " (VALUES (20, 1), (20, 0.5), (7, 0.75), (20, 0.75)) AS read (k, overlap)"
+    )
+    [row] = json.loads(shop("status", "--json").out)["indexes"]
+    assert (row["state"], row["shadow"]) == ("live", None)
+    sql("UPDATE indexer.indexes SET state = 'standby', standby_at = now()")
+    [row] = json.loads(shop("status", "--json").out)["indexes"]
+    since = row["shadow"].pop("since")
+    assert row["shadow"] == {
+        "reads": 4,
+        "k": 20,
+        "overlap": 0.75,
+        "live_p95_ms": 10.0,
+        "shadow_p95_ms": 20.0,
+    }
+    said = shop("status").err
+    assert "4 live queries: overlap@20 75%; p95 20.0 ms, live 10.0 ms" in said
+    assert f"since {since[:4]}" in said
+
+
 def test_verify_tells_drift_by_its_exit_code(shop: Twinspan, sql: Callable[..., None]) -> None:
     same = shop("verify", "--vectors", "--json")
     assert same.code == 0, same.err

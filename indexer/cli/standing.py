@@ -34,7 +34,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Catalogs, indexes, what is waiting in which lane and since when, and who is at work."""
-    from indexer import catalog, entries, indexes, reindex, schema, standing
+    from indexer import catalog, entries, indexes, reindex, schema, shadow_reads, standing
 
     with parts.opened() as opened:
         engine, settings = opened.engine, opened.settings
@@ -46,6 +46,11 @@ def status(
         builds = {
             one.id: reindex.progress(engine, one.id) for one in known if one.state == "building"
         }
+        shadows = {
+            one.id: shadow_reads.summary(engine, one.id)
+            for one in known
+            if one.state in {"building", "standby"}
+        }
     stood = {one.index_id: one for one in picture.indexes}
     rows = [
         _row(one, summaries.get(one.id), stood.get(one.id), gates[one.id], settings)
@@ -53,6 +58,7 @@ def status(
     ]
     for row in rows:
         row["progress"] = builds.get(row["index"])
+        row["shadow"] = shadows.get(row["index"])
         if row["progress"] and not as_json:
             output.note(f"index {row['index']} is being built: {row['progress']}")
     document = {
@@ -208,6 +214,8 @@ def _remarks(row: Row) -> list[str]:
     if row["gate"] is not None:
         failed = ", ".join(row["gate"]["failed"])
         found.append("the gate passed it" if row["gate"]["passed"] else f"gate failed: {failed}")
+    if row["shadow"] is not None:
+        found.append(f"shadow reads since {output.cell(row['shadow'].since)}: {row['shadow']}")
     if row["standby_until"] is not None:
         found.append(f"standby until {output.cell(row['standby_until'])}")
     return found

@@ -16,10 +16,7 @@ def advice(subject: Subject) -> Check:
     found = shadow_reads.summary(subject.engine, subject.index.id)
     measured = "none: the setting shadow_share is 0, or no query came"
     if found is not None:
-        measured = (
-            f"{found.reads:,} live queries: {found.overlap:.0%} of their hits are the same; "
-            f"p95 {found.shadow_p95_ms:.1f} ms, live {found.live_p95_ms:.1f} ms"
-        )
+        measured = str(found)
     return Check(
         name=SHADOWS,
         passed=None,
