@@ -7,14 +7,11 @@ servers is setting them, no code. `docs/settings.md` is generated from the descr
 
 from __future__ import annotations
 
-import difflib
-import os
 import ssl
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -23,59 +20,19 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from indexer import wording
+from indexer import environment, wording
 from indexer.errors import SettingsError
 
 SETTINGS_FILE = "twinspan.toml"
-PREFIX = "TWINSPAN_"
-OTHERS = ("TWINSPAN_TEST_", "TWINSPAN_FAULTS")  # variables of our own tests
-DATA_SETS = "TWINSPAN_DATA"  # a folder that tests and benchmarks read
 PROBLEMS_SHOWN = 10
 YEARS_S = 10 * 366 * 86_400.0
-
-
-class SecretFiles(PydanticBaseSettingsSource):
-    """Secrets out of the files that `TWINSPAN_<NAME>_FILE` names."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """The file's content without its last line's end; None where no file is named. Raises
-        SettingsError, which names the variable and never shows the content."""
-        variable = file_variable(field_name)
-        path = os.environ.get(variable)
-        if not is_secret(field) or not path:
-            return None, field_name, False
-        if os.environ.get(f"{PREFIX}{field_name.upper()}"):
-            raise SettingsError(
-                f"{variable} and {PREFIX}{field_name.upper()} are both set: remove one of them."
-            )
-        try:
-            return Path(path).read_text(encoding="utf-8").rstrip("\r\n"), field_name, False
-        except (OSError, UnicodeDecodeError) as cause:
-            said = getattr(cause, "strerror", None) or "not text in UTF-8"
-            raise SettingsError(
-                f"{variable}: {wording.short(path)} cannot be read: {said}."
-            ) from None
-
-    def __call__(self) -> dict[str, Any]:
-        fields = self.settings_cls.model_fields
-        found = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
-        return {name: value for name, value in found.items() if value is not None}
-
-
-def is_secret(field: FieldInfo) -> bool:
-    return SecretStr in get_args(field.annotation)
-
-
-def file_variable(name: str) -> str:
-    """The variable that names the file of a secret."""
-    return f"{PREFIX}{name.upper()}_FILE"
 
 
 class Settings(BaseSettings):
     """One value per knob; each description gives the unit and what too low and too high do."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
+        env_prefix=environment.PREFIX,
         env_ignore_empty=True,  # as compose files leave variables
         toml_file=SETTINGS_FILE,
         extra="forbid",
@@ -338,7 +295,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         toml = TomlConfigSettingsSource(settings_cls)
-        return init_settings, env_settings, SecretFiles(settings_cls), toml
+        return init_settings, env_settings, environment.SecretFiles(settings_cls), toml
 
     @field_validator(
         "database_url",
@@ -398,7 +355,7 @@ class Settings(BaseSettings):
 
 def load(**overrides: Any) -> Settings:
     """Read the settings. Raises SettingsError that names the setting and what it must be."""
-    _check_environment()
+    environment.check(Settings.model_fields)
     try:
         return Settings(**overrides)
     except ValidationError as cause:
@@ -413,26 +370,6 @@ def load(**overrides: Any) -> Settings:
 def _problem(error: ErrorDetails) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{wording.short(name)} is no setting.{_near(name, list(Settings.model_fields))}"
+        near = environment.near(name, Settings.model_fields)
+        return f"{wording.short(name)} is no setting.{near}"
     return f"{name}: {error['msg'].removeprefix('Value error, ')}" if name else error["msg"]
-
-
-def _check_environment() -> None:
-    """A misspelt variable would leave a default in force, and nobody would know."""
-    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    known += [
-        file_variable(name) for name, field in Settings.model_fields.items() if is_secret(field)
-    ]
-    for variable in os.environ:
-        name = variable.upper()
-        if name in (*known, DATA_SETS) or name.startswith(OTHERS) or not name.startswith(PREFIX):
-            continue
-        raise SettingsError(
-            f"{wording.short(variable)} is no setting.{_near(name, known)} Correct the variable, "
-            "or remove it; `twinspan settings` lists them all."
-        )
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name[: wording.LENGTH], known, n=1)
-    return f" Did you mean {near[0]}?" if near else ""

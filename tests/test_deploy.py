@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from indexer.embedded import pgdata
-from indexer.settings import Settings, file_variable, is_secret
+from indexer.environment import file_variable, is_secret
+from indexer.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "compose.yaml"

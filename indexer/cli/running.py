@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from indexer import environment
 from indexer import settings as settings_module
 from indexer.cli import output
 from indexer.cli.output import Json
@@ -108,9 +109,11 @@ def _shown(value: object) -> str:
 def _source(values: Settings, name: str) -> str:
     if name not in values.model_fields_set:
         return "default"
-    if os.environ.get(settings_module.file_variable(name)):
-        return f"file {os.environ[settings_module.file_variable(name)]}"
+    if path := os.environ.get(environment.file_variable(name)):
+        return f"file {path}"
     set_here = {variable.upper() for variable in os.environ}
     return (
-        "environment" if f"TWINSPAN_{name.upper()}" in set_here else settings_module.SETTINGS_FILE
+        "environment"
+        if environment.own_variable(name) in set_here
+        else settings_module.SETTINGS_FILE
     )
