@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoders import features
+from encoders import features, softmax
 from encoders.batches import Batch
 from encoders.dataset import Dataset, Split
 from encoders.errors import TrainingFailed
 from encoders.fusion import Entities, FeatureTokens, SharedTables, entities
+from encoders.layers import GatedLayer, Layer, SwiGLU
 from encoders.options import require
 from encoders.types import FloatArray
 
@@ -78,50 +79,6 @@ def configure(name: str, config: Config) -> Config:
             raise TrainingFailed(f"no baseline is called {name!r}; there are {', '.join(NAMES)}")
 
 
-class Layer(nn.Module):
-    """Causal attention, then two dense layers; each is added to what came in."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        width = config.width
-        self.heads = config.heads
-        self.norm_attend, self.norm_feed = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attend = nn.Linear(width, 3 * width)
-        self.join = nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D); an event sees itself and those before it."""
-        x = x + self.dropout(self._attention(self.norm_attend(x)))
-        return x + self.dropout(self.feed(self.norm_feed(x)))
-
-    def _attention(self, x: Tensor) -> Tensor:
-        B, L, D = x.shape
-        q, k, v = self.attend(x).view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, L, D / H)
-        return self.join(mixed.transpose(1, 2).reshape(B, L, D))
-
-
-class GatedLayer(Layer):
-    """LiGR: each branch is weighted by a gate that reads what came in; the dense part is SwiGLU."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        width, hidden = config.width, 4 * config.width
-        self.gate_attend, self.gate_feed = nn.Linear(width, width), nn.Linear(width, width)
-        self.feed = nn.Identity()
-        self.swish, self.linear = nn.Linear(width, hidden), nn.Linear(width, hidden)
-        self.out = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        attended = self.dropout(self._attention(self.norm_attend(x)))
-        x = x + self.gate_attend(x).sigmoid() * attended
-        normed = self.norm_feed(x)
-        fed = self.dropout(self.out(F.silu(self.swish(normed)) * self.linear(normed)))
-        return x + self.gate_feed(x).sigmoid() * fed
-
-
 class SASRec(nn.Module):
     """Items and places are embedded; the last output is asked for items by dot product."""
 
@@ -131,8 +88,7 @@ class SASRec(nn.Module):
         self.items = nn.Embedding(items, config.width)
         self.places = nn.Embedding(config.history, config.width)
         self.start = nn.Parameter(torch.zeros(config.width))
-        kind = GatedLayer if config.gated else Layer
-        self.layers = nn.ModuleList(kind(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(_layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         for table in (self.items, self.places):
@@ -205,7 +161,7 @@ class Learner:
         queries = self.network.queries(batch, vectors)[targets >= 0]  # (T, D)
         targets = targets[targets >= 0]  # (T,)
         if not self.schedule.negatives:
-            return F.cross_entropy(queries @ vectors.T, targets)
+            return softmax.cross_entropy(queries, vectors, targets, None)
         drawn = torch.randint(self.items, (self.schedule.negatives,), device=vectors.device)
         own = (queries * vectors[targets]).sum(dim=1, keepdim=True)  # (T, 1)
         others = queries @ vectors[drawn].T  # (T, negatives)
@@ -262,6 +218,15 @@ def _two_tower(config: Config, data: Dataset, device: torch.device) -> TwoTower:
     )
     items = entities(pipelines.items.read(records), pipelines.items, None, device)
     return TwoTower(tokens, tables, items, config)
+
+
+def _layer(config: Config) -> Layer:
+    width, heads, dropout = config.width, config.heads, config.dropout
+    if config.gated:
+        feed = SwiGLU(width, 4 * width)
+        return GatedLayer(width=width, heads=heads, dropout=dropout, feed=feed)
+    feed = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+    return Layer(width=width, heads=heads, dropout=dropout, feed=feed)
 
 
 def _mlp(config: Config) -> nn.Sequential:

@@ -21,6 +21,7 @@ from encoders.dataset import Dataset, IntArray, Split
 from encoders.types import FloatArray
 
 GAPS = 30  # time gaps by powers of two: 1 s, 2 s, 4 s, ... 8 years and beyond
+STEP, STEPS = 4_096, 16  # targets of a step, steps of an epoch, where that is left to us
 POOL = 16  # batches whose windows are sorted by length together, so that little is padded
 
 
@@ -93,6 +94,12 @@ def gather(data: Dataset, spans: IntArray, *, history: int) -> Batch:
         seen=np.where(beyond, 0, wanted - low[:, None]),
         target=np.where(beyond, -1, target).astype(np.int64),
     )
+
+
+def enough_windows(split: Split, *, targets: int) -> int:
+    """Windows of a step that has about STEP targets, or fewer: an epoch has STEPS at least."""
+    windows = steps(split, targets=targets, windows=1)
+    return max(1, round(min(STEP / max(1, count(split)), 1 / STEPS) * windows))
 
 
 def count(split: Split) -> int:

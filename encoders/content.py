@@ -41,6 +41,7 @@ from encoders.types import (
 )
 
 FAMILY = "content"
+CONFIGS: Mapping[str, Mapping[str, object]] = {"full": {}}  # there is but one
 VECTOR = "content"
 CHUNK = 1_024  # items encoded together while fitting
 FEWEST_TEXTS = 10  # whose mean says something; with fewer none is taken off

@@ -1,7 +1,7 @@
 """The families of towers: a closed registry, so that an artifact can never name code to import.
 
-A family is a module with a `Config` (frozen dataclass), a `FAMILY` name and a `read`. It is
-imported when it is first asked for, because its towers need torch.
+A family is a module with a `Config` (frozen dataclass), its named `CONFIGS`, a `FAMILY` name and a
+`read`. It is imported when it is first asked for, because its towers need torch.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class StorableEncoder(Encoder, Protocol):
 
 class Family(Protocol):
     FAMILY: str
+    CONFIGS: Mapping[str, Mapping[str, object]]  # by name: what differs from the defaults
     Config: type[Any]
 
     def read(
@@ -66,15 +67,18 @@ def get(name: str) -> Family:
 
 
 def configure(name: str, overrides: Mapping[str, object]) -> Config:
-    """The family's defaults with these values in their place. Raises TrainingFailed that names
-    the value which is unknown or of another type than its default."""
-    defaults = get(name).Config()
+    """The family's defaults with these values in their place; `config` may name one of its
+    configurations to begin with. Raises TrainingFailed that names the value which is unknown or of
+    another type than its default."""
+    family = get(name)
+    defaults = family.Config()
     fields = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
-    for key, value in overrides.items():
+    overrides = dict(overrides)
+    for key, value in (*_named(name, overrides.pop("config", None)).items(), *overrides.items()):
         if key not in fields:
             raise TrainingFailed(f"{name} has no option {key!r}; it has {', '.join(fields)}")
         fields[key] = _like(name, key, fields[key], value)
-    return get(name).Config(**fields)
+    return family.Config(**fields)
 
 
 def require_device(name: str) -> None:
@@ -91,6 +95,16 @@ def require_device(name: str) -> None:
             f"device {name!r} cannot be used ({reason}); use cpu, or cuda where there is a GPU and "
             "a torch built for it"
         ) from cause
+
+
+def _named(name: str, config: object) -> Mapping[str, object]:
+    """What the family's configuration of that name says beside the defaults; None is the first."""
+    known = get(name).CONFIGS
+    if config is None:
+        return {}
+    if not isinstance(config, str) or config not in known:
+        raise TrainingFailed(f"{name} has no configuration {config!r}; it has {', '.join(known)}")
+    return known[config]
 
 
 def _like(family: str, key: str, default: object, value: object) -> object:

@@ -81,9 +81,11 @@ class SharedTables(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entities:
-    """N records as tensors, ready for FeatureTokens: per source, in the order of `sources`."""
+    """N records as tensors, ready for FeatureTokens; `identity` (N,) is an item's row in the table
+    of those that have one, -1 for others."""
 
     rows: int
+    identity: Tensor
     bags: Mapping[str, tuple[Tensor, Tensor]]  # ids, starts (N + 1,)
     dense: Mapping[str, Tensor]  # (N, K), NaN rows where missing
 
@@ -91,15 +93,21 @@ class Entities:
         """These records, in this order."""
         return Entities(
             rows=len(rows),
+            identity=self.identity[rows],
             bags={name: _take_bags(*bag, rows) for name, bag in self.bags.items()},
             dense={name: values[rows] for name, values in self.dense.items()},
         )
 
 
 def entities(
-    columns: Columns, pipeline: Pipeline, frozen: FrozenText | None, device: torch.device
+    columns: Columns,
+    pipeline: Pipeline,
+    frozen: FrozenText | None,
+    device: torch.device,
+    identity: NDArray[np.int64] | None = None,
 ) -> Entities:
-    """The columns as tensors on that device; texts go through the frozen model, if there is one."""
+    """The columns as tensors on that device; texts go through the frozen model, if there is one.
+    Without `identity` (N,) no record has a row of its own."""
 
     def tensor(array: NDArray[np.generic]) -> Tensor:
         return cast(Any, torch).from_numpy(array).to(device)
@@ -114,6 +122,7 @@ def entities(
             dense[f"text:{name}"] = tensor(vectors * np.float32(frozen.dimension**0.5))
     return Entities(
         rows=columns.rows,
+        identity=tensor(np.full(columns.rows, -1) if identity is None else identity),
         bags={name: (tensor(bag.ids), tensor(bag.starts)) for name, bag in columns.bags.items()},
         dense=dense,
     )

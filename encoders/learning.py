@@ -41,7 +41,10 @@ class Schedule(Protocol):
     @property
     def targets(self) -> int: ...
     @property
-    def windows(self) -> int: ...
+    def windows(self) -> int:
+        """Of a step; 0 leaves it to their number of targets."""
+        ...
+
     @property
     def learning_rate(self) -> float: ...
     @property
@@ -127,7 +130,10 @@ class _Run:
             weight_decay=self.schedule.weight_decay,
             fused=True,
         )
-        self.epochs = self.schedule.epochs or _enough_epochs(self.schedule, split)
+        self.windows = self.schedule.windows or batches.enough_windows(
+            split, targets=self.schedule.targets
+        )
+        self.epochs = self.schedule.epochs or self._enough_epochs()
         self.patience = self.schedule.patience or max(2, self.epochs // 4)
         self.identity = _identity(learner, split, run.seed)
 
@@ -142,7 +148,7 @@ class _Run:
             loss, rate = self._pass_over_data()
         self.state.epoch += 1
         recall = self._validate()
-        if recall is None or recall > self.state.best:
+        if recall is None or recall >= self.state.best:  # as good and later: more has been learnt
             self.state.best = self.state.best if recall is None else recall
             self.state.best_epoch = self.state.epoch
             weights = self.network.state_dict()
@@ -172,7 +178,7 @@ class _Run:
         rng = np.random.default_rng([self.run.seed, self.state.epoch + 1])
         schedule = self.schedule
         epoch = list(
-            batches.plan(self.split, targets=schedule.targets, windows=schedule.windows, rng=rng)
+            batches.plan(self.split, targets=schedule.targets, windows=self.windows, rng=rng)
         )
         total, seen, began, told = 0.0, 0, time.monotonic(), time.monotonic()
         self.network.train()
@@ -226,6 +232,10 @@ class _Run:
         )
         return ranks.metrics()["recall@20"]
 
+    def _enough_epochs(self) -> int:
+        steps = batches.steps(self.split, targets=self.schedule.targets, windows=self.windows)
+        return max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps))
+
     def _save(self) -> None:
         if self.run.checkpoint is None:
             return
@@ -244,11 +254,6 @@ class _Run:
             },
         )
         checkpoints.save(self.run.checkpoint, checkpoint)
-
-
-def _enough_epochs(schedule: Schedule, split: Split) -> int:
-    steps = batches.steps(split, targets=schedule.targets, windows=schedule.windows)
-    return max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps))
 
 
 def _learning_rate(schedule: Schedule, passed: float, epochs: int, steps: int) -> float:

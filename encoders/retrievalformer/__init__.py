@@ -21,7 +21,9 @@ from encoders.batches import Batch, gap_buckets
 from encoders.errors import ArtifactDamaged, EncodeFailed, TrainingFailed
 from encoders.features import Scale
 from encoders.fusion import Entities, entities
-from encoders.retrievalformer.model import Config, History, Towers, Vocabularies, history_of
+from encoders.retrievalformer.config import CONFIGS, Config
+from encoders.retrievalformer.model import Towers, Vocabularies
+from encoders.retrievalformer.users import History, history_of
 from encoders.text import FrozenText
 from encoders.types import (
     EncodedItems,
@@ -35,7 +37,7 @@ from encoders.types import (
     VectorSpec,
 )
 
-__all__ = ["FAMILY", "VECTOR", "Config", "RetrievalFormer", "build", "read"]
+__all__ = ["CONFIGS", "FAMILY", "VECTOR", "Config", "RetrievalFormer", "build", "read"]
 
 FAMILY = "retrievalformer"
 VECTOR = "retrievalformer"
@@ -61,6 +63,7 @@ class RetrievalFormer:
         self.item_features = fitted.pipelines.items.features
         self.user_features = fitted.pipelines.users.features
         self.history = HistoryNeeds(vectors=(VECTOR,), limit=config.history)
+        self._own = {key: row for row, key in enumerate(fitted.keys)}
 
     @torch.inference_mode()
     def encode_items(self, records: Sequence[ItemRecord]) -> EncodedItems:
@@ -89,7 +92,8 @@ class RetrievalFormer:
     def item_entities(self, records: Sequence[ItemRecord]) -> Entities:
         pipeline = self.fitted.pipelines.items
         columns = pipeline.read([(f"item {one.key!r}", one.features) for one in records])
-        return entities(columns, pipeline, self.frozen, self.device)
+        own = np.asarray([self._own.get(one.key, -1) for one in records], dtype=np.int64)
+        return entities(columns, pipeline, self.frozen, self.device, own)
 
     def user_entities(self, records: Sequence[Mapping[str, object]]) -> Entities:
         pipeline = self.fitted.pipelines.users
@@ -100,6 +104,7 @@ class RetrievalFormer:
         values = self.fitted.values
         stored = {
             "features": features.to_json(self.fitted.pipelines),
+            "keys": list(self.fitted.keys),
             "event_names": list(self.fitted.event_names),
             "values": values.to_json() if values else None,
             "text_width": self.frozen.dimension if self.frozen else None,
@@ -148,6 +153,7 @@ def build(
     config: Config,
     *,
     items: Sequence[ItemRecord],
+    counts: Sequence[int],
     item_features: Sequence[Feature],
     users: Sequence[Mapping[str, object]],
     user_features: Sequence[Feature],
@@ -155,13 +161,15 @@ def build(
     values: FloatArray,
     device: str = "cpu",
 ) -> RetrievalFormer:
-    """Untrained towers with everything fitted that is not learnt; `values` are the events'.
-    Weights come from torch's generator: seed it before."""
+    """Untrained towers with everything fitted that is not learnt: to items that have events, so
+    many each, since what only others say is never trained, and better taken for unknown. `values`
+    are the events'. Weights come from torch's generator: seed it before."""
     if not item_features:
         raise TrainingFailed("retrievalformer needs at least one item feature; name some")
+    met = [(item, count) for item, count in zip(items, counts, strict=True) if count > 0]
     pipelines = features.fit(
         item_features,
-        [(f"item {item.key!r}", item.features) for item in items],
+        [(f"item {item.key!r}", item.features) for item, _ in met],
         user_features,
         [(f"user number {row}", record) for row, record in enumerate(users)],
         known=config.vocabulary,
@@ -174,6 +182,7 @@ def build(
     known = values[np.isfinite(values)]
     fitted = Vocabularies(
         pipelines=pipelines,
+        keys=_most_frequent(met, config.vocabulary) if config.identity != "none" else (),
         event_names=tuple(event_names) if len(event_names) > 1 else (),
         values=features.fit_scale(known) if len(known) else None,
     )
@@ -192,6 +201,7 @@ def read(
     stored = json.loads((folder / "vocabularies.json").read_text(encoding="ascii"))
     fitted = Vocabularies(
         pipelines=features.from_json(stored["features"], item_features, user_features),
+        keys=tuple(stored["keys"]),
         event_names=tuple(stored["event_names"]),
         values=Scale.from_json(stored["values"]) if stored["values"] else None,
     )
@@ -204,6 +214,12 @@ def read(
     except RuntimeError as cause:
         raise ArtifactDamaged(f"{folder}: its weights are of another shape: {cause}") from cause
     return encoder
+
+
+def _most_frequent(met: Sequence[tuple[ItemRecord, int]], limit: int) -> tuple[str, ...]:
+    """By falling count, then by key: the order of the items must not show."""
+    ordered = sorted((-count, item.key) for item, count in met)
+    return tuple(key for _, key in ordered[:limit])
 
 
 def _usable(event: HistoryItem, width: int) -> bool:

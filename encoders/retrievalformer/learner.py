@@ -11,9 +11,11 @@ from torch import Tensor
 from encoders import retrievalformer
 from encoders.batches import Batch
 from encoders.dataset import Split
+from encoders.evaluate import popularity
 from encoders.fusion import Entities
 from encoders.retrievalformer import CHUNK, FAMILY, RetrievalFormer
-from encoders.retrievalformer.model import Config, history_of
+from encoders.retrievalformer.config import Config
+from encoders.retrievalformer.users import history_of
 from encoders.types import FloatArray
 
 
@@ -29,7 +31,7 @@ class Learner:
         self.network = encoder.towers
         self._catalogue = encoder.item_entities(data.items)
         self._profiles = encoder.user_entities(data.user_records)
-        share = np.bincount(data.item[split.train], minlength=len(data.items)) / split.train.sum()
+        share = popularity(split) / split.train.sum()
         self._share = torch.as_tensor(share.astype(np.float32), device=encoder.device)
 
     @classmethod
@@ -39,6 +41,7 @@ class Learner:
         encoder = retrievalformer.build(
             config,
             items=data.items,
+            counts=popularity(split).astype(np.int64).tolist(),
             item_features=data.item_features,
             users=data.user_records,
             user_features=data.user_features,

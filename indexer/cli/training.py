@@ -35,6 +35,9 @@ def train(
     family: Annotated[str, typer.Argument(help="content (nothing is learnt) or retrievalformer.")],
     *,
     catalog: CatalogName = "items",
+    config: Annotated[
+        str, typer.Option("--config", help="Options to begin with; retrievalformer has paper, too.")
+    ] = "full",
     option: Annotated[
         list[str] | None,
         typer.Option("--option", "-o", metavar="NAME=VALUE", help="An option of the family."),
@@ -53,11 +56,12 @@ def train(
 ) -> None:
     """Train an encoder on a catalog and its interactions, and keep it by the digest of its files.
 
-    Interrupted, the same command goes on from the last epoch.
+    `full` is the strongest of what is known to be good on new data; `paper` is RetrievalFormer as
+    it was published, to compare with. Interrupted, the same command goes on from the last epoch.
     """
     from encoders import train as training
 
-    options = _checked(family, _options(option))
+    options = _checked(family, {"config": config, **_options(option)})
     with parts.opened() as opened:
         data = _dataset(opened, catalog)
         checkpoint = _checkpoint(opened, family, catalog, {**options, "seed": seed})

@@ -1,0 +1,95 @@
+"""What can be chosen about RetrievalFormer, and the configurations that have a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from encoders import text
+from encoders.errors import TrainingFailed
+from encoders.options import require
+
+_BOUNDS = {
+    **dict.fromkeys(("width", "layers", "heads", "expansion", "history"), (1, 4_096)),
+    **dict.fromkeys(("vocabulary", "buckets", "uniform_items"), (1, 10_000_000)),
+    **dict.fromkeys(("targets", "validation_users"), (1, 1_000_000)),
+    **dict.fromkeys(("epochs", "patience", "windows", "exact_items"), (0, 1_000_000_000)),
+    **dict.fromkeys(("dropout", "noise", "profile_noise", "identity_noise"), (0, 0.9)),
+    **dict.fromkeys(("temperature", "learning_rate"), (1e-6, 10)),
+    "warm_up": (0, 1),
+}
+_CHOICES = {
+    "identity": ("none", "token", "sum"),
+    "readout": ("last", "cls"),
+    "context": ("sum", "fusion"),
+    "positions": ("distance", "learned"),
+    "text_as": ("words", "frozen", "both"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Defaults, called `full`, for a new data set on two CPU cores. The first group shapes the
+    towers, the second is about training only."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 2
+    expansion: int = 2  # of the feed-forward layers
+    history: int = 50  # newest events read
+    identity: str = "sum"  # an item's own vector: "none", a "token" of the fusion, a "sum" with it
+    readout: str = "last"  # the user is read at the "last" event, or at an appended "cls"
+    context: str = "sum"  # an event is the "sum" of item and context, or their "fusion"
+    gated: bool = True  # LiGR layers instead of plain ones
+    positions: str = "distance"  # forgetting by "distance", or "learned" places from the end
+    text_as: str = "both"  # texts are read as "words", "frozen" (by a text model) or "both"
+    text_model: str = text.DEFAULT
+    vocabulary: int = 30_000  # values per feature, item keys too; rarer ones share the buckets
+    buckets: int = 256
+
+    dropout: float = 0.1
+    noise: float = 0.05  # share of features hidden in training
+    profile_noise: float = 0.3  # share of profiles hidden whole in training
+    identity_noise: float = 0.1  # share of items taken for new ones in training, at each step
+    temperature: float = 0.1  # where the learned one begins
+    exact_items: int = 20_000  # catalogues up to this size are trained with the exact softmax
+    uniform_items: int = 4_096  # drawn per step beyond
+    targets: int = 50  # per window; more is faster, with shorter histories
+    windows: int = 0  # per step; 0: about 4,096 targets, or a sixteenth of the data
+    learning_rate: float = 5e-3
+    warm_up: float = 0.05  # share of all steps
+    weight_decay: float = 0.01
+    epochs: int = 0  # at most; 0: four, or on little data as many as make 550 steps
+    patience: int = 0  # epochs without a better recall; 0: a quarter of all, at least two
+    validation_users: int = 2_000  # at most, drawn with the seed
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise TrainingFailed(
+                    f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}"
+                )
+        require(self, _BOUNDS)
+        if self.width % self.heads:
+            raise TrainingFailed(f"width {self.width} must be a multiple of heads {self.heads}")
+        if self.positions == "learned" and self.readout != "last":
+            raise TrainingFailed('positions "learned" need readout "last": a window has one end')
+
+
+# What the paper describes, as far as it does; the model file lists what it leaves open.
+PAPER: Mapping[str, object] = {
+    "identity": "none",
+    "readout": "cls",
+    "context": "fusion",
+    "gated": False,
+    "text_as": "words",
+    "exact_items": 0,
+    "uniform_items": 512,
+    "targets": 25,
+    "learning_rate": 1e-3,
+    "epochs": 100,
+    "patience": 10,
+}
+
+CONFIGS: Mapping[str, Mapping[str, object]] = {"full": {}, "paper": PAPER}

@@ -1,0 +1,270 @@
+"""The user tower: events become tokens, a causal transformer reads them, one output is the user.
+
+Two ways to read a user out. `last`: [p_u, z_1 ... z_L], the answer after z_t is the output at z_t,
+so that one pass answers for every prefix. `cls`, the paper's: [z_1 ... z_L, SEP, p_u, CLS], the
+last three appended once per target.
+
+Shapes: B users, L history events, P targets, T tokens, E events together, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from encoders.batches import GAPS, Batch
+from encoders.features import Scale
+from encoders.fusion import AttentionFusion, Entities, FeatureTokens
+from encoders.layers import GatedLayer, Layer, SwiGLU
+from encoders.retrievalformer.config import Config
+
+QUIET = 0.1  # spread of what context adds to an event before it has learnt anything
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class History:
+    """Events as tensors, padded at the end; what is missing of an event is -1 or NaN."""
+
+    vectors: Tensor  # (B, L, D)
+    event: Tensor  # (B, L)
+    value: Tensor  # (B, L, K), scaled
+    gap: Tensor  # (B, L)
+    length: Tensor  # (B,)
+    seen: Tensor  # (B, P): how many events come before each target
+
+
+class Context(nn.Module):
+    """What can be known of an event, as tokens beside its item's vector."""
+
+    def __init__(self, config: Config, events: int, value_width: int) -> None:
+        super().__init__()
+        self.item = nn.Linear(config.width, config.width)
+        self.event = nn.Embedding(max(1, events), config.width)
+        self.value = nn.Linear(value_width, config.width)
+        self.gap = nn.Embedding(GAPS, config.width)
+
+    def tokens(self, history: History) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Four of (B, L, D), and whether each is there, (B, L)."""
+        scale = history.vectors.shape[-1] ** 0.5
+        tokens = (
+            self.item(history.vectors * scale),
+            self.event(history.event.clamp(min=0)),
+            self.value(history.value.nan_to_num()),
+            self.gap(history.gap.clamp(min=0)),
+        )
+        known = ~history.value[..., 0].isnan()
+        there = torch.ones_like(known)
+        return tokens, (there, history.event >= 0, known, history.gap >= 0)
+
+
+class SumOfContext(Context):
+    """z = item + what is known of the event."""
+
+    def __init__(self, config: Config, events: int, value_width: int) -> None:
+        super().__init__(config, events, value_width)
+        for table in (self.event, self.gap):
+            nn.init.normal_(table.weight, std=QUIET)
+
+    def forward(self, history: History) -> Tensor:
+        """(B, L, D)"""
+        tokens, present = self.tokens(history)
+        z = tokens[0]
+        for token, there in zip(tokens[1:], present[1:], strict=True):
+            if bool(there.any()):
+                z = z + token * there[..., None]
+        return z
+
+
+class FusionOfContext(Context):
+    """z = AttentionFusion({item, what is known of the event}): Eq. 7 of the paper."""
+
+    def __init__(self, config: Config, events: int, value_width: int) -> None:
+        super().__init__(config, events, value_width)
+        self.fusion = fusion_of(config)
+
+    def forward(self, history: History) -> Tensor:
+        """(B, L, D); padding stays 0 and costs nothing."""
+        places = torch.arange(history.gap.shape[1], device=history.gap.device)
+        real = places < history.length[:, None]  # (B, L)
+        z = torch.zeros_like(history.vectors)
+        if not bool(real.any()):
+            return z
+        tokens, present = self.tokens(history)
+        used = [i for i, there in enumerate(present) if bool(there[real].any())]
+        fused = self.fusion(
+            torch.stack([tokens[i][real] for i in used], dim=1),  # (E, M, D)
+            torch.stack([present[i][real] for i in used], dim=1),  # (E, M)
+        )
+        return z.index_put((real,), fused)
+
+
+class Forgetting(nn.Module):
+    """Each head forgets with distance in its own way: a straight line and a logarithm."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        slopes = torch.logspace(-1, -5, heads, base=2)  # quick to slow
+        self.slopes = nn.Parameter(torch.stack([slopes, slopes]).expm1().log())  # (2, H)
+
+    def forward(self, sight: tuple[Tensor, Tensor]) -> Tensor:
+        """(B or 1, H, T, T), to be added to scores."""
+        distance, hidden = sight  # (B or 1, 1, T, T) each
+        line, curve = F.softplus(self.slopes)[..., None, None]  # (H, 1, 1) each
+        return hidden - line * distance - curve * distance.log1p()
+
+
+class UserTower(nn.Module):
+    """What both ways share."""
+
+    def __init__(
+        self, config: Config, profile: FeatureTokens, *, events: int, value_width: int
+    ) -> None:
+        super().__init__()
+        context = SumOfContext if config.context == "sum" else FusionOfContext
+        self.events = context(config, events, value_width)
+        self.profile = profile
+        self.profile_fusion = fusion_of(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(_layer(config) for _ in range(config.layers))
+        self.forgetting = nn.ModuleList(
+            Forgetting(config.heads)
+            for _ in range(config.layers if config.positions == "distance" else 0)
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def profiles(self, profiles: Entities) -> Tensor:
+        """(B, 1, D)"""
+        return self.profile_fusion(*self.profile(profiles))[:, None]
+
+
+class LastEventTower(UserTower):
+    """The output at an event is the user after it; users without events are read at their profile,
+    which stands first and is never forgotten."""
+
+    def __init__(
+        self, config: Config, profile: FeatureTokens, *, events: int, value_width: int
+    ) -> None:
+        super().__init__(config, profile, events=events, value_width=value_width)
+        learned = config.positions == "learned"
+        self.places = nn.Embedding(config.history, config.width) if learned else None
+        if self.places is not None:
+            nn.init.normal_(self.places.weight, std=QUIET)
+
+    def forward(self, history: History, profiles: Entities) -> Tensor:
+        """B users and P targets of each -> (B, P, D), of length one."""
+        z = self.events(history)  # (B, L, D)
+        L = z.shape[1]
+        if self.places is not None:
+            places = torch.arange(L, device=z.device)
+            z = z + self.places((history.length[:, None] - 1 - places).clamp(min=0))
+        x = self.dropout(torch.cat([self.profiles(profiles), z], dim=1))  # (B, T, D)
+        sight = _sight(L + 1, z.device)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, self.forgetting[number](sight) if len(self.forgetting) else None)
+        rows = history.seen[..., None].expand(-1, -1, x.shape[2])  # (B, P, D)
+        return F.normalize(self.norm(x.gather(1, rows)), dim=-1)
+
+
+class ClsTower(UserTower):
+    """The output at CLS is the user, when it has seen the events before the target, SEP and p."""
+
+    def __init__(
+        self, config: Config, profile: FeatureTokens, *, events: int, value_width: int
+    ) -> None:
+        super().__init__(config, profile, events=events, value_width=value_width)
+        self.separator = nn.Parameter(torch.randn(config.width))
+        self.classify = nn.Parameter(torch.randn(config.width))
+
+    def forward(self, history: History, profiles: Entities) -> Tensor:
+        """B users and P targets of each -> (B, P, D), of length one."""
+        P = history.seen.shape[1]
+        profile = self.profiles(profiles).expand(-1, P, -1)  # (B, P, D)
+        ends = torch.stack([self.separator, self.classify])[:, None, None]  # (2, 1, 1, D)
+        separator, classify = ends.expand(2, *history.seen.shape, -1)  # (B, P, D) each
+        x = torch.cat([self.events(history), separator, profile, classify], dim=1)  # (B, T, D)
+        x = self.dropout(x)
+        sight = _sight_of_targets(history)
+        for number, layer in enumerate(self.layers):
+            last = P if number == len(self.layers) - 1 else x.shape[1]  # at last, CLS only
+            bias = self.forgetting[number](tuple(part[:, :, -last:] for part in sight))
+            x = layer(x, bias, last)
+        return F.normalize(self.norm(x), dim=-1)  # (B, P, D)
+
+
+def build(config: Config, profile: FeatureTokens, *, events: int, value_width: int) -> UserTower:
+    """The tower that the options ask for: `events` kinds of event, values of so many numbers."""
+    kind = LastEventTower if config.readout == "last" else ClsTower
+    return kind(config, profile, events=events, value_width=value_width)
+
+
+def fusion_of(config: Config) -> AttentionFusion:
+    return AttentionFusion(width=config.width, heads=config.heads, expansion=config.expansion)
+
+
+def history_of(batch: Batch, vectors: Tensor, values: Scale | None) -> History:
+    """The batch as tensors beside the vectors (B, L, D) of its items."""
+    device = vectors.device
+    shape = batch.value.shape
+    if values is None:
+        value = np.full((*shape, 1), np.nan, dtype=np.float32)
+    else:
+        value = values.encode(batch.value.reshape(-1)).reshape(*shape, -1)
+    event, gap, length, seen = (
+        torch.as_tensor(array, device=device)
+        for array in (batch.event, batch.gap, batch.length, batch.seen)
+    )
+    return History(
+        vectors=vectors,
+        event=event,
+        value=torch.as_tensor(value, device=device),  # (B, L, K)
+        gap=gap,
+        length=length,
+        seen=seen,
+    )
+
+
+def _layer(config: Config) -> Layer:
+    width, hidden = config.width, config.expansion * config.width
+    if config.gated:
+        return GatedLayer(
+            width=width, heads=config.heads, dropout=config.dropout, feed=SwiGLU(width, hidden)
+        )
+    feed = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+    return Layer(width=width, heads=config.heads, dropout=config.dropout, feed=feed)
+
+
+def _sight(T: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """How far back each token looks and -inf where it must not, (1, 1, T, T) each. The first
+    token, the profile, is near to all."""
+    places = torch.arange(T, device=device)
+    back = places[:, None] - places[None, :]  # (T, T)
+    distance = back.clamp(min=0).float()
+    distance[:, 0] = 0
+    hidden = torch.zeros(T, T, device=device).masked_fill(back < 0, -torch.inf)
+    return distance[None, None], hidden[None, None]
+
+
+def _sight_of_targets(history: History) -> tuple[Tensor, Tensor]:
+    """The same, (B, 1, T, T) each, where SEP, p and CLS of each target follow the events.
+
+    Events see themselves and those before them. SEP, p and CLS of target p stand after its first
+    `seen` events and see those, and what stands before them of their own three.
+    """
+    seen, device = history.seen, history.seen.device
+    (B, P), L = seen.shape, history.gap.shape[1]
+    places = torch.arange(L, device=device).expand(B, L)
+    position = torch.cat([places, seen, seen, seen], dim=1)  # (B, T)
+    distance = (position[:, :, None] - position[:, None, :]).clamp(min=0).float()
+    reach = torch.cat([places + 1, seen, seen, seen], dim=1)  # (B, T)
+    events = places[:, None, :] < reach[:, :, None]  # (B, T, L)
+    three = torch.arange(3 * P, device=device)
+    same = three[:, None] % P == three[None, :] % P
+    own = same & (three[:, None] >= three[None, :])  # (3P, 3P)
+    own = F.pad(own, (0, 0, L, 0)).expand(B, -1, -1)  # (B, T, 3P): events see none of them
+    visible = torch.cat([events, own], dim=2)
+    hidden = torch.zeros(visible.shape, device=device).masked_fill(~visible, -torch.inf)
+    return distance[:, None], hidden[:, None]

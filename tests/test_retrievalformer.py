@@ -1,0 +1,248 @@
+"""RetrievalFormer against answers that can be computed, with each of its options."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from worlds import checkerboard, genre_world
+
+from encoders import artifact, batches, dataset, evaluate, families, learning, softmax, train
+from encoders.dataset import Dataset
+from encoders.errors import TrainingFailed
+from encoders.progress import Run
+from encoders.retrievalformer import Config, RetrievalFormer
+from encoders.retrievalformer.learner import Learner
+from encoders.types import ItemRecord
+
+RUN = Run(seed=0, device="cpu", checkpoint=None, progress=lambda _: None)
+SMALL = {"width": 16, "text_as": "words", "windows": 16, "epochs": 24, "patience": 24}
+OPTIONS = {
+    "full": {},
+    "full with an ID token": {"identity": "token"},
+    "full, features only": {"identity": "none"},
+    "full, learned places": {"positions": "learned"},
+    "full, fused events": {"context": "fusion", "gated": False},
+    "paper": {"config": "paper"},
+    "paper with IDs": {"config": "paper", "identity": "sum"},
+}
+
+
+def configured(**overrides: object) -> Config:
+    config = families.configure("retrievalformer", {**SMALL, "learning_rate": 1e-2, **overrides})
+    assert isinstance(config, Config)
+    return config
+
+
+def untrained(data: Dataset, **overrides: object) -> Learner:
+    with learning.seeded(RUN):
+        return Learner.untrained(configured(**overrides), dataset.leave_one_out(data), "cpu")
+
+
+def trained(data: Dataset, **overrides: object) -> Learner:
+    learner = untrained(data, **overrides)
+    learning.learn(learner, dataset.leave_one_out(data), RUN)
+    return learner
+
+
+@cache
+def world() -> Dataset:
+    return genre_world(fans=6, films=12, cold=3, events=8).data
+
+
+def vectors_of(encoder: RetrievalFormer, items: list[ItemRecord]) -> np.ndarray:
+    return np.asarray(encoder.encode_items(items).vectors["retrievalformer"])
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_checkerboard_is_solved_exactly(options: dict[str, object]) -> None:
+    """A user who met 11 of the 20 items of a side meets one of the other nine next, each as likely:
+    with the seen ones taken out, nobody can do better than ranks 1 to 9, nor on average than 5."""
+    board = checkerboard()
+    split = dataset.leave_one_out(board)
+    ranks = evaluate.rank_by(trained(board, **options).scorer(), board, split.test).masked
+    assert (ranks <= 9).mean() >= 0.95
+    assert ranks.mean() == pytest.approx(5, abs=1.2)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_written_and_read_again_it_says_the_same_to_the_bit(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    overrides: dict[str, object] = {**SMALL, "epochs": 1, **options}
+    info = train.train("retrievalformer", world(), str(tmp_path), config=overrides, threads=1)
+    first, second = (artifact.load(info.uri) for _ in range(2))
+    assert isinstance(first, RetrievalFormer)
+    assert isinstance(second, RetrievalFormer)
+    items = [*world().items, ItemRecord(key="new", features={"title": "never seen"})]
+    np.testing.assert_array_equal(vectors_of(first, items), vectors_of(second, items))
+    assert first.fitted.keys == second.fitted.keys
+    assert bool(first.fitted.keys) == (first.config.identity != "none")
+
+
+@pytest.mark.parametrize("identity", ["sum", "token"])
+def test_the_vector_of_an_unseen_item_does_not_depend_on_ids(identity: str) -> None:
+    learner = trained(world(), identity=identity, epochs=2)
+    encoder, cold = learner.encoder, [one for one in world().items if "-11" in one.key]
+    known = [one for one in world().items if one.key in encoder.fitted.keys][:8]
+    renamed = [replace(one, key=f"another {one.key}") for one in known]
+    before = [vectors_of(encoder, items) for items in (known, cold, renamed)]
+    torch.nn.init.normal_(encoder.towers.items.own.weight, std=9.0)  # type: ignore[union-attr,arg-type]
+    after = [vectors_of(encoder, items) for items in (known, cold, renamed)]
+    assert np.abs(before[0] - after[0]).max(axis=1).min() > 0.1
+    np.testing.assert_array_equal(before[1], after[1])
+    np.testing.assert_array_equal(before[2], after[2])
+
+
+def test_only_items_with_events_have_ids_and_the_most_frequent_ones_if_not_all_can() -> None:
+    data = world()
+    counts = evaluate.popularity(dataset.leave_one_out(data))
+    met = {item.key for item, count in zip(data.items, counts, strict=True) if count}
+    assert 0 < len(met) < len(data.items)
+    assert set(untrained(data).encoder.fitted.keys) == met
+    assert untrained(data, identity="none").encoder.fitted.keys == ()
+    few = untrained(data, vocabulary=5).encoder.fitted.keys
+    least = min(counts[data.item_index[key]] for key in few)
+    assert len(few) == 5
+    assert sorted(counts)[-5] == least
+
+
+@pytest.mark.parametrize("identity", ["sum", "token"])
+def test_in_training_an_item_without_its_id_is_a_new_item(identity: str) -> None:
+    learner = untrained(world(), identity=identity, identity_noise=0.5, noise=0.0)
+    encoder, tower = learner.encoder, learner.encoder.towers.items
+    torch.nn.init.normal_(tower.own.weight)  # type: ignore[union-attr,arg-type]
+    items = [one for one in world().items if one.key in encoder.fitted.keys]
+    own = vectors_of(encoder, items)
+    new = vectors_of(encoder, [replace(one, key="?") for one in items])
+    tower.train()
+    with torch.inference_mode():
+        drawn = tower(encoder.item_entities(items)).numpy()
+    like_own, like_new = (np.isclose(drawn, v, atol=1e-6).all(axis=1) for v in (own, new))
+    assert (like_own ^ like_new).all()
+    assert 0.2 < like_new.mean() < 0.8
+
+
+def test_with_sums_ids_begin_at_nothing_so_that_features_lead() -> None:
+    encoder = untrained(world()).encoder
+    items = list(world().items)
+    renamed = [replace(one, key=f"another {one.key}") for one in items]
+    np.testing.assert_array_equal(vectors_of(encoder, items), vectors_of(encoder, renamed))
+
+
+def test_a_feature_hidden_in_training_is_a_missing_one() -> None:
+    learner = untrained(checkerboard(), identity="none", noise=0.5)
+    encoder = learner.encoder
+    number = ItemRecord(key="", features={"number": 7})
+    possible = vectors_of(encoder, [number, ItemRecord(key="", features={})])  # (2, D)
+    encoder.towers.items.train()
+    with torch.inference_mode():
+        drawn = encoder.towers.items(encoder.item_entities([number] * 64)).numpy()  # (64, D)
+    like = np.isclose(drawn[:, None], possible[None], atol=1e-6).all(axis=2)  # (64, 2)
+    assert (like.sum(axis=1) == 1).all()
+    assert like.any(axis=0).all()
+
+
+def test_what_only_items_without_events_say_is_taken_for_unknown() -> None:
+    data = world()
+    items = [
+        replace(one, features={**one.features, "studio": "brand new"}) if "-11" in one.key else one
+        for one in data.items
+    ]
+    fitted = untrained(replace(data, items=tuple(items))).encoder.fitted
+    (known,) = (v for name, v in fitted.pipelines.vocabularies.items() if "studio" in name)
+    assert "brand new" not in known.values
+    assert "studio 1" in known.values
+
+
+@pytest.mark.parametrize("exact_items", [0, 10_000])
+def test_items_without_events_are_no_negatives(exact_items: int) -> None:
+    data = world()
+    learner = untrained(data, exact_items=exact_items, uniform_items=500)
+    split = dataset.leave_one_out(data)
+    share = torch.as_tensor(evaluate.popularity(split) / batches.count(split))
+    targets = torch.as_tensor(data.item[split.train].astype(np.int64))
+    encoded, ranked, _ = learner.encoder.towers._candidates(targets, targets, share)
+    assert set(encoded.tolist()) == set(ranked.tolist()) == set(targets.tolist())
+
+
+def test_the_sampled_sum_estimates_the_whole_one_without_bias() -> None:
+    """The sum that a softmax divides by, from targets drawn as often as they occur and uniform
+    ones, each counted by the inverse of its chance to be there."""
+    learner = untrained(world(), exact_items=0, uniform_items=9)
+    rng = np.random.default_rng(0)
+    count = 60
+    share = rng.dirichlet(np.full(count, 0.3)).astype(np.float32)
+    scores = np.exp(rng.normal(size=count))
+    found: list[float] = []
+    torch.manual_seed(0)
+    for _ in range(4_000):
+        targets = torch.as_tensor(rng.choice(count, 12, p=share / share.sum()))
+        _, ranked, chance = learner.encoder.towers._candidates(
+            targets, targets, torch.as_tensor(share)
+        )
+        assert chance is not None
+        found.append(float((scores[ranked.numpy()] / chance.numpy()).sum()))
+    error = np.std(found) / len(found) ** 0.5
+    assert error < 0.02 * scores.sum()
+    assert np.mean(found) == pytest.approx(scores.sum(), abs=3.5 * error)
+
+
+@pytest.mark.parametrize("offset", [False, True])
+def test_the_softmax_in_parts_is_the_softmax(offset: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    count = 3_000  # columns, so that rows go through in several parts
+    rows = torch.randn(900, 8, generator=generator, requires_grad=True)
+    columns = torch.randn(count, 8, generator=generator, requires_grad=True)
+    own = torch.randint(count, (900,), generator=generator)
+    added = 5 * torch.randn(count, generator=generator) if offset else None
+    scores = rows @ columns.T
+    if added is not None:
+        scores = scores + added - F.one_hot(own, count) * added
+    wanted = F.cross_entropy(scores, own)
+    found = softmax.cross_entropy(rows, columns, own, added)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    expected = torch.autograd.grad(3 * wanted, (rows, columns))
+    actual = torch.autograd.grad(3 * found, (rows, columns))
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_configurations_have_names_and_options_go_before_them() -> None:
+    paper = configured(config="paper")
+    assert (paper.identity, paper.readout, paper.context) == ("none", "cls", "fusion")
+    assert (paper.gated, paper.exact_items, paper.width) == (False, 0, SMALL["width"])
+    assert configured(config="paper", gated=True) == replace(paper, gated=True)
+    assert configured(config="full") == configured()
+    with pytest.raises(TrainingFailed, match=r"no configuration 'best'; it has full, paper"):
+        configured(config="best")
+    with pytest.raises(TrainingFailed, match="content has no configuration 'paper'"):
+        families.configure("content", {"config": "paper"})
+
+
+@pytest.mark.parametrize("option", ["identity", "readout", "context", "positions", "text_as"])
+def test_a_choice_that_there_is_not_is_named_with_those_there_are(option: str) -> None:
+    with pytest.raises(TrainingFailed, match=rf"{option} must be one of '\w+', .* not 'other'"):
+        configured(**{option: "other"})
+
+
+def test_learned_places_need_a_window_with_one_end() -> None:
+    with pytest.raises(TrainingFailed, match='need readout "last"'):
+        configured(config="paper", positions="learned")
+
+
+@pytest.mark.parametrize(("events", "step"), [(3, 100), (42, 4_000), (45, 2_000)])
+def test_a_step_has_about_as_many_targets_whatever_the_length_of_histories(
+    events: int, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "STEP", 2_000 if events == 45 else batches.STEP)
+    data = genre_world(fans=400, films=60, cold=0, events=events).data
+    split = dataset.leave_one_out(data)
+    windows = batches.enough_windows(split, targets=20)
+    plan = list(batches.plan(split, targets=20, windows=windows, rng=np.random.default_rng(0)))
+    assert batches.count(split) / len(plan) == pytest.approx(step, rel=0.15)
