@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,19 +26,29 @@ class Encoding:
     payload: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
-def encode(
-    tower: Tower, records: Sequence[ItemRecord]
-) -> tuple[dict[str, Encoding], dict[str, str]]:
-    """Encodings by key, and errors by key for the items that have none: halves are tried until the
-    culprits stand alone (about 2 log2(n) extra passes for one), then every vector is checked.
-    Raises TowerFailed, charging nobody, when the tower fails even an item without features."""
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Encodings by key, errors by key for the items that have none, and the seconds that the tower
+    took: not those in which this process was stopped before or after it."""
+
+    done: Mapping[str, Encoding]
+    failed: Mapping[str, str]
+    tower_s: float
+
+
+def encode(tower: Tower, records: Sequence[ItemRecord]) -> Encoded:
+    """Every item encoded or charged: halves are tried until the culprits stand alone (about
+    2 log2(n) extra passes for one), then every vector is checked. Raises TowerFailed, charging
+    nobody, when the tower fails even an item without features."""
     done: dict[str, Encoding] = {}
     failed: dict[str, str] = {}
+    began = time.monotonic()
     if records:
         _encode_or_halve(tower, records, done, failed)
+    tower_s = time.monotonic() - began
     if failed:
         _check_tower(tower, failed)
-    return done, failed
+    return Encoded(done=done, failed=failed, tower_s=tower_s)
 
 
 def _encode_or_halve(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -432,6 +434,31 @@ def test_a_batch_too_slow_for_its_lease_writes_nothing(world: World) -> None:
     assert world.store.count(world.index.ref) == 0
     assert report.quarantined == 1
     assert "too long for lease_s" in entries.failures(world.engine)[0].error
+
+
+def test_an_item_whose_worker_stood_still_is_charged_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a SIGSTOP: the lease is used up, but not by the tower."""
+    world.settings = world.settings.model_copy(
+        update={"lease_s": 1.0, "store_timeout_s": 0.5, "max_attempts": 1}
+    )
+    world.insert("innocent")
+    real = catalog.read
+
+    def read_late(*arguments: Any, **named: Any) -> Any:
+        time.sleep(0.6)
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog, "read", read_late)
+        report = world.drain()
+    assert report.released == 1
+    assert "too long for lease_s" in report.outages[0]
+    assert entries.failures(world.engine) == []
+    assert world.store.count(world.index.ref) == 0
+    time.sleep(sync.OUTAGE_PAUSE_S)
+    assert world.drain().encoded == 1
 
 
 def test_an_index_whose_encoder_is_missing_is_left_alone_and_others_go_on(world: World) -> None:

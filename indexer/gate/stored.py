@@ -155,7 +155,7 @@ def _compare(subject: Subject, keys: Sequence[str]) -> dict[str, str]:
     points = subject.store.fetch(subject.index.ref, keys, vectors=names)
     rows = catalog.read(subject.engine, subject.catalog, keys)
     records = [ItemRecord(key=key, features=row.features) for key, row in rows.items()]
-    fresh, _ = encoding.encode(subject.tower, records)
+    fresh = encoding.encode(subject.tower, records).done
     verdicts = {key: _verdict(points.get(key), rows.get(key), fresh.get(key)) for key in keys}
     return {key: verdict for key, verdict in verdicts.items() if verdict}
 

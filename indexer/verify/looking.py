@@ -101,7 +101,7 @@ class Eyes:
         records = [
             ItemRecord(key=one.key, features=one.item.features) for one in chosen if one.item
         ]
-        fresh, _ = encoding.encode(tower, records)
+        fresh = encoding.encode(tower, records).done
         names = [spec.name for spec in tower.encoder.vectors]
         stored = self._store.fetch(self._index.ref, list(fresh), vectors=names, payload=False)
         nothing = StoredPoint(key="")
