@@ -255,11 +255,13 @@ class _Drain:
             raise _Stopped
         self.check_lease(batch, tower_s=encoded.tower_s)
         with stage("write"):
-            rejected = writing.write(self.store, index.ref, batch, plan, {**adopted, **encoded.done})
+            found = {**adopted, **encoded.done}
+            rejected = writing.write(self.store, index.ref, batch, plan, found)
         with stage("ack"):
-            errors = {**plan.refused, **encoded.failed, **rejected}
-            for kind, some in (("refused", plan.refused), ("tower", encoded.failed), ("store", rejected)):
+            classes = {"refused": plan.refused, "tower": encoded.failed, "store": rejected}
+            for kind, some in classes.items():
                 self.tell(batch, kind, some)
+            errors = {**plan.refused, **encoded.failed, **rejected}
             self.settle(index, batch, plan, errors, read_at=read_at)
         taken_over = sum(key not in errors for key in adopted)
         self.report.adopted += taken_over
