@@ -27,7 +27,10 @@ from encoders.dataset import Split
 from encoders.errors import NotEnoughData, TrainingFailed
 from encoders.progress import Progress, Run
 
-FEWEST_EPOCHS, FEWEST_STEPS = 4, 550  # where the number of epochs is left to us
+# Where the number of epochs is left to us: so many, or on much data as many as make STEPS, and on
+# little as many as make FEWEST_STEPS.
+EPOCHS, FEWEST_EPOCHS = 24, 4
+STEPS, FEWEST_STEPS = 6_000, 550
 REPORT_S = 0.5  # between two reports in the midst of an epoch
 
 
@@ -234,7 +237,8 @@ class _Run:
 
     def _enough_epochs(self) -> int:
         steps = batches.steps(self.split, targets=self.schedule.targets, windows=self.windows)
-        return max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps))
+        usual = max(FEWEST_EPOCHS, min(EPOCHS, round(STEPS / steps)))
+        return max(usual, math.ceil(FEWEST_STEPS / steps))
 
     def _save(self) -> None:
         if self.run.checkpoint is None:

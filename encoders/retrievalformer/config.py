@@ -59,7 +59,7 @@ class Config:
     learning_rate: float = 5e-3
     warm_up: float = 0.05  # share of all steps
     weight_decay: float = 0.01
-    epochs: int = 0  # at most; 0: four, or on little data as many as make 550 steps
+    epochs: int = 0  # at most; 0: 24, on much data fewer (6,000 steps), on little more (550)
     patience: int = 0  # epochs without a better recall; 0: a quarter of all, at least two
     validation_users: int = 2_000  # at most, drawn with the seed
 

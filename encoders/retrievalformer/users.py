@@ -22,6 +22,10 @@ from encoders.fusion import AttentionFusion, Entities, FeatureTokens
 from encoders.layers import GatedLayer, Layer, SwiGLU
 from encoders.retrievalformer.config import Config
 
+# How far back each token looks, the logarithm of that, and -inf where it must not look; each is
+# (B or 1, 1, T, T).
+Sight = tuple[Tensor, Tensor, Tensor]
+
 QUIET = 0.1  # spread of what context adds to an event before it has learnt anything
 
 
@@ -110,11 +114,11 @@ class Forgetting(nn.Module):
         slopes = torch.logspace(-1, -5, heads, base=2)  # quick to slow
         self.slopes = nn.Parameter(torch.stack([slopes, slopes]).expm1().log())  # (2, H)
 
-    def forward(self, sight: tuple[Tensor, Tensor]) -> Tensor:
-        """(B or 1, H, T, T), to be added to scores."""
-        distance, hidden = sight  # (B or 1, 1, T, T) each
+    def forward(self, sight: Sight, last: int) -> Tensor:
+        """(B or 1, H, last, T), to be added to the scores of the last tokens."""
         line, curve = F.softplus(self.slopes)[..., None, None]  # (H, 1, 1) each
-        return hidden - line * distance - curve * distance.log1p()
+        distance, logarithm, hidden = (part[:, :, -last:] for part in sight)
+        return hidden - line * distance - curve * logarithm
 
 
 class UserTower(nn.Module):
@@ -164,7 +168,7 @@ class LastEventTower(UserTower):
         x = self.dropout(torch.cat([self.profiles(profiles), z], dim=1))  # (B, T, D)
         sight = _sight(L + 1, z.device)
         for number, layer in enumerate(self.layers):
-            x = layer(x, self.forgetting[number](sight) if len(self.forgetting) else None)
+            x = layer(x, self.forgetting[number](sight, L + 1) if len(self.forgetting) else None)
         rows = history.seen[..., None].expand(-1, -1, x.shape[2])  # (B, P, D)
         return F.normalize(self.norm(x.gather(1, rows)), dim=-1)
 
@@ -190,8 +194,7 @@ class ClsTower(UserTower):
         sight = _sight_of_targets(history)
         for number, layer in enumerate(self.layers):
             last = P if number == len(self.layers) - 1 else x.shape[1]  # at last, CLS only
-            bias = self.forgetting[number](tuple(part[:, :, -last:] for part in sight))
-            x = layer(x, bias, last)
+            x = layer(x, self.forgetting[number](sight, last), last)
         return F.normalize(self.norm(x), dim=-1)  # (B, P, D)
 
 
@@ -237,23 +240,19 @@ def _layer(config: Config) -> Layer:
     return Layer(width=width, heads=config.heads, dropout=config.dropout, feed=feed)
 
 
-def _sight(T: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """How far back each token looks and -inf where it must not, (1, 1, T, T) each. The first
-    token, the profile, is near to all."""
+def _sight(T: int, device: torch.device) -> Sight:
+    """Events see themselves and those before them; the first token, the profile, is near to all."""
     places = torch.arange(T, device=device)
     back = places[:, None] - places[None, :]  # (T, T)
     distance = back.clamp(min=0).float()
     distance[:, 0] = 0
     hidden = torch.zeros(T, T, device=device).masked_fill(back < 0, -torch.inf)
-    return distance[None, None], hidden[None, None]
+    return distance[None, None], distance.log1p()[None, None], hidden[None, None]
 
 
-def _sight_of_targets(history: History) -> tuple[Tensor, Tensor]:
-    """The same, (B, 1, T, T) each, where SEP, p and CLS of each target follow the events.
-
-    Events see themselves and those before them. SEP, p and CLS of target p stand after its first
-    `seen` events and see those, and what stands before them of their own three.
-    """
+def _sight_of_targets(history: History) -> Sight:
+    """Events see themselves and those before them. SEP, p and CLS of target p stand after its first
+    `seen` events and see those, and what stands before them of their own three."""
     seen, device = history.seen, history.seen.device
     (B, P), L = seen.shape, history.gap.shape[1]
     places = torch.arange(L, device=device).expand(B, L)
@@ -267,4 +266,4 @@ def _sight_of_targets(history: History) -> tuple[Tensor, Tensor]:
     own = F.pad(own, (0, 0, L, 0)).expand(B, -1, -1)  # (B, T, 3P): events see none of them
     visible = torch.cat([events, own], dim=2)
     hidden = torch.zeros(visible.shape, device=device).masked_fill(~visible, -torch.inf)
-    return distance[:, None], hidden[:, None]
+    return distance[:, None], distance.log1p()[:, None], hidden[:, None]
