@@ -23,7 +23,8 @@ TwinspanError
 │   ├── CollectionMissing     no collection or alias of that name
 │   ├── CollectionMismatch    the collection exists with other vectors, metadata or fields
 │   └── StoreAhead            the store holds writes that the database has not made yet
-├── IndexStateError           an index that is unknown, or not in the state asked for
+├── IndexStateError           an index that is not in the state asked for
+│   ├── IndexUnknown          no index of that id, or none that is live under that alias
 │   └── GateRefused           the gate found the index unfit: which check, by how much, what to do
 ├── EncoderMismatch           a tower that did not build this index
 └── EmbeddedError             the embedded servers could not start, stop or be reached
@@ -125,7 +126,11 @@ class StoreAhead(StoreError):
 
 
 class IndexStateError(TwinspanError):
-    """The index is unknown, or not in the state that this needs."""
+    """The index is not in the state that this needs."""
+
+
+class IndexUnknown(IndexStateError):
+    """There is no index of that id, or none is live under that alias."""
 
 
 class GateRefused(IndexStateError):

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from indexer import database, tables
 
 Outcome = Literal["begun", "done", "undone"]
+Verdict = Literal["passed", "refused"]
 
 _columns = tables.rollouts.c
 _TRIM = sa.text("SELECT indexer.forget_steps(:kept_s, :limit)")
@@ -37,8 +38,12 @@ class Step:
     report: Mapping[str, Any] | None
 
     @property
-    def outcome(self) -> Outcome:
-        return cast("Outcome", (self.report or {}).get("outcome", "done"))
+    def outcome(self) -> Outcome | Verdict:
+        """What became of a step; of a look of the gate, what it found."""
+        report = self.report or {}
+        if self.action == "gate":
+            return "passed" if report.get("passed") else "refused"
+        return cast("Outcome", report.get("outcome", "done"))
 
     @property
     def before(self) -> int | None:

@@ -6,7 +6,6 @@ partition and loses it when it is dropped.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from encoders.types import EncoderInfo, VectorSpec
 from indexer import database, tables
-from indexer.errors import IndexStateError, UsageError
+from indexer.catalog import spec
+from indexer.errors import IndexStateError, IndexUnknown, UsageError
 from indexer.stores import Collection
 
 ACTIVE = tables.ACTIVE_STATES
@@ -118,6 +118,8 @@ def add(
     are routed to the index, but `due` keeps it from workers until `set_spec_version`, so that no
     point is written before the payload indexes are there. Returns its id."""
     check_alias(alias)
+    if not queue.strip():
+        raise UsageError("the queue of an index needs a name.")
     _add_encoder(connection, encoder)
     index_id = connection.execute(
         sa.insert(tables.indexes)
@@ -145,7 +147,7 @@ def add(
 
 def check_alias(alias: str) -> None:
     """Raises UsageError unless the alias can be part of a collection's name on every store."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", alias):
+    if not spec.NAME.fullmatch(alias):
         raise UsageError(
             f"alias {alias!r}: use up to 100 letters, digits, '_', '-' and '.', "
             "beginning with a letter, digit or '_'."
@@ -153,18 +155,20 @@ def check_alias(alias: str) -> None:
 
 
 def get(engine: sa.Engine, index_id: int) -> Index:
-    """Raises IndexStateError for an unknown id."""
+    """Raises IndexUnknown for an unknown id."""
     found = _all_where(engine, tables.indexes.c.id == index_id)
     if not found:
-        raise IndexStateError(f"there is no index {index_id}. `twinspan status` lists them.")
+        raise IndexUnknown(f"there is no index {index_id}. `twinspan status` lists them.")
     return found[0]
 
 
 def live(engine: sa.Engine, alias: str) -> Index:
-    """The index that answers under `alias`. Raises IndexStateError when none is live."""
+    """The index that answers under `alias`. Raises IndexUnknown when none is live."""
     found = find_live(engine, alias)
     if found is None:
-        raise IndexStateError(f"no index is live under alias {alias!r}. Build one: `reindex`.")
+        others = ", ".join(sorted(one.alias for one in active(engine) if one.state == "live"))
+        said = f"no index is live under alias {alias!r}, only under: {others or 'none'}."
+        raise IndexUnknown(f"{said} `twinspan reindex` builds one.")
     return found
 
 

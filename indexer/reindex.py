@@ -101,7 +101,7 @@ def start_with(
     middle, it leaves an index that `resume` completes or `cancel` gives up."""
     attached = catalog.get(engine, catalog_name)
     check_features(attached, encoder)
-    alias = alias or attached.name
+    alias = attached.name if alias is None else alias
     adopts = adoption.choose(engine, store, attached, encoder, adopt=adopt, trust=trust)
     with database.begin(engine) as connection:
         index_id = indexes.add(
@@ -132,13 +132,19 @@ def start_with(
 def resume(engine: sa.Engine, store: VectorStore, index_id: int) -> Index:
     """The index is still being built, or is built, and its collection is there: `fill` can go on.
     Raises IndexStateError for one that has ended."""
-    index = indexes.get(engine, index_id)
-    if index.state not in indexes.ACTIVE:
-        raise IndexStateError(f"index {index_id} is {index.state}: start a new one instead.")
+    index = check_not_ended(indexes.get(engine, index_id))
     if index.spec_version:
         return index
     attached = catalog.get_by_id(engine, index.catalog_id)
     return _prepare(engine, store, index, attached, indexes.vectors_of(engine, index))
+
+
+def check_not_ended(index: Index) -> Index:
+    """The same index. Raises IndexStateError for one that has ended."""
+    if index.state not in indexes.ACTIVE:
+        said = f" ({index.error})" if index.error else ""
+        raise IndexStateError(f"index {index.id} is {index.state}{said}: start a new one instead.")
+    return index
 
 
 def _prepare(

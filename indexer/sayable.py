@@ -7,6 +7,8 @@ from typing import cast
 
 from indexer import wording
 
+INDEX_ID_MAX = 2**31 - 1  # what PostgreSQL's integer holds
+
 
 def check(value: object, *, depth_max: int, place: str = "body", nul: bool = True) -> int:
     """Raises ValueError, with its place, for a lone surrogate, for NUL unless `nul` allows it, and

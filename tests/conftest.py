@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 import sqlalchemy as sa
+from command_line import GENRES, Said, Twinspan
 
 from indexer import database
 from indexer.embedded import postgres
@@ -255,3 +257,58 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStor
     )
     yield made
     made.close()
+
+
+@pytest.fixture
+def twinspan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Twinspan:
+    """Run a command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    from indexer.cli.app import run
+
+    def call(*arguments: str) -> Said:
+        capsys.readouterr()
+        code = run(arguments)
+        printed = capsys.readouterr()
+        return Said(code, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def connected(twinspan: Twinspan, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Twinspan:
+    """With a migrated database, and Qdrant Edge in the test's folder."""
+    monkeypatch.setenv("TWINSPAN_DATABASE_URL", database_url)
+    return twinspan
+
+
+@pytest.fixture
+def sql(engine: sa.Engine) -> Callable[..., None]:
+    def execute(statement: str, **parameters: object) -> None:
+        with database.begin(engine) as connection:
+            connection.execute(sa.text(statement), parameters)
+
+    return execute
+
+
+@pytest.fixture
+def shop(connected: Twinspan, sql: Callable[..., None]) -> Iterator[Twinspan]:
+    """Thirty films, attached, indexed with `content` and live."""
+    for number in range(30):
+        sql(
+            "INSERT INTO public.items (id, title, attributes) VALUES (:id, :title, :attributes)",
+            id=f"m{number}",
+            title=f"Film {number}",
+            attributes=json.dumps({"genres": [GENRES[number % 3]], "year": 1980 + number}),
+        )
+    for command in (
+        ("attach", "items"),
+        ("train", "content"),
+        ("reindex",),
+    ):
+        said = connected(*command)
+        assert said.code == 0, said.err
+    yield connected

@@ -8,98 +8,14 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
+from command_line import DEADLINE_S, Twinspan, up
 
-from indexer import database
 from indexer.cli import conditions, reference
-from indexer.cli.app import run
 from indexer.errors import FilterError, QueryError
-
-GENRES = ("Comedy", "Drama", "Horror")
-DEADLINE_S = 60
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> object:
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> str:
-        """The one line of error, without what it begins with."""
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1, self.err
-        assert "Traceback" not in self.err
-        return lines[0].removeprefix("error: ")
-
-
-Twinspan = Callable[..., Said]
-
-
-@pytest.fixture
-def twinspan(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Twinspan:
-    """Run a command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str) -> Said:
-        capsys.readouterr()
-        code = run(arguments)
-        printed = capsys.readouterr()
-        return Said(code, printed.out, printed.err)
-
-    return call
-
-
-@pytest.fixture
-def connected(twinspan: Twinspan, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Twinspan:
-    """With a migrated database, and Qdrant Edge in the test's folder."""
-    monkeypatch.setenv("TWINSPAN_DATABASE_URL", database_url)
-    return twinspan
-
-
-@pytest.fixture
-def sql(engine: sa.Engine) -> Callable[..., None]:
-    def execute(statement: str, **parameters: object) -> None:
-        with database.begin(engine) as connection:
-            connection.execute(sa.text(statement), parameters)
-
-    return execute
-
-
-@pytest.fixture
-def shop(connected: Twinspan, sql: Callable[..., None]) -> Iterator[Twinspan]:
-    """Thirty films, attached, indexed with `content` and live."""
-    for number in range(30):
-        sql(
-            "INSERT INTO public.items (id, title, attributes) VALUES (:id, :title, :attributes)",
-            id=f"m{number}",
-            title=f"Film {number}",
-            attributes=json.dumps({"genres": [GENRES[number % 3]], "year": 1980 + number}),
-        )
-    for command in (
-        ("attach", "items"),
-        ("train", "content"),
-        ("reindex",),
-    ):
-        said = connected(*command)
-        assert said.code == 0, said.err
-    yield connected
-
 
 # -- what is printed where -------------------------------------------------------------------------
 
@@ -519,37 +435,6 @@ def test_commands_use_the_running_server(
         assert refused.code == 1
         assert "twinspan up" in refused.error
     assert connected("verify").code == 0
-
-
-class up:  # reads as the command
-    """`twinspan up` in a process of its own, in that folder, for the length of a block."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "indexer.cli", "up"],
-            cwd=self._folder,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stderr is not None
-        said: list[str] = []
-        for line in self._process.stderr:
-            said.append(line)
-            if "serving on" in line:
-                return
-        self._process.stderr.close()
-        raise AssertionError(f"`twinspan up` ended with {self._process.wait()}: {said[-5:]}")
-
-    def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGINT)
-        assert self._process.stderr is not None
-        remarks = self._process.stderr.read()
-        assert self._process.wait(DEADLINE_S) == 0, remarks
-        self._process.stderr.close()
 
 
 # -- generated pages -------------------------------------------------------------------------------

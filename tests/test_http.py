@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,13 @@ from conftest import Databases
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from served import Served, problem, serving
 
-from encoders.types import EncoderInfo
-from indexer import catalog, database, http, indexes, interactions, reindex, rollout, sync
-from indexer.catalog import spec
+from indexer import database, http, indexes, interactions
 from indexer.embedded import Services
 from indexer.errors import EmbeddedError
 from indexer.http.guard import BODY_MAX, is_loopback
 from indexer.http.server import HttpServer
-from indexer.settings import Settings
-from indexer.stores.edge import EdgeStore
-from indexer.towers import Towers
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -36,93 +31,17 @@ ANYTHING = st.recursive(
 )
 
 
-@dataclass(kw_only=True)
-class Served:
-    """An API on a port of this process, with one live index of films."""
-
-    services: Services
-    api: http.Api
-    client: httpx.Client
-    encoder: EncoderInfo
-    index_id: int
-    worker: dict[str, bool] = field(default_factory=lambda: {"alive": True})
-
-    def build(self, encoder: EncoderInfo) -> int:
-        """A complete index that is not live."""
-        index = reindex.start(
-            self.services.engine,
-            self.services.store,
-            catalog_name="items",
-            encoder_uri=encoder.uri,
-        )
-        for _ in reindex.fill(self.services.engine, index):
-            pass
-        self.drain()
-        return index.id
-
-    def drain(self) -> None:
-        services = self.services
-        sync.drain(services.engine, services.store, services.towers, services.settings)
-
-    @property
-    def bearer(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.api.token}"}
-
-
 @pytest.fixture(scope="module")
 def served(
     tmp_path_factory: pytest.TempPathFactory,
     postgres_url: str,
     databases: Callable[[str], Databases],
 ) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("served")
     scratch = databases(postgres_url)
     url = scratch.create()
-    settings = Settings.model_validate(
-        {"data_dir": folder, "database_url": url, "k_max": 500, "gate_wait_s": 0}
-    )
-    engine, store = database.engine(url), EdgeStore(folder / "edge")
-    services = Services(settings=settings, engine=engine, store=store, towers=Towers(settings))
-    worker = {"alive": True}
-    api = http.Api(services, worker_alive=lambda: worker["alive"])
-    try:
-        yield from _serve(folder, services, api, worker)
-    finally:
-        api.close()
-        store.close()
-        engine.dispose()
-        scratch.drop(url)
-
-
-def _serve(
-    folder: Path, services: Services, api: http.Api, worker: dict[str, bool]
-) -> Iterator[Served]:
-    catalog.attach(services.engine, spec.BUILTIN)
-    films.insert(services.engine, films.rows())
-    encoder = films.trained(folder / "encoders")
-    with (
-        HttpServer(http.make_app(api), host="127.0.0.1", port=0) as server,
-        httpx.Client(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client,
-    ):
-        made = Served(
-            services=services, api=api, client=client, encoder=encoder, index_id=0, worker=worker
-        )
-        made.index_id = made.build(encoder)
-        rollout.promote(
-            services.engine, services.store, services.towers, services.settings, made.index_id
-        )
-        api.start()
-        yield made
-
-
-def problem(response: httpx.Response, status: int) -> str:
-    """The message of a refusal; checks that it is one, with no traceback in it."""
-    assert response.status_code == status, response.text
-    body = response.json()
-    assert set(body) == {"error", "message"}, body
-    assert "Traceback" not in body["message"]
-    assert "\n" not in body["message"]
-    return f"{body['error']}: {body['message']}"
+    with serving(tmp_path_factory.mktemp("served"), url) as found:
+        yield found
+    scratch.drop(url)
 
 
 # -- queries ----------------------------------------------------------------------------------

@@ -20,9 +20,7 @@ from indexer import sayable, wording
 from indexer.errors import SpecError
 from indexer.filters import FieldKind
 
-NAME = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
-)  # as `indexes.check_alias`: the default alias
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # also of an alias, by default the same
 FIELD = re.compile(r"[^\W_][\w-]{0,62}")  # no dots: a field's name is one step of a payload path
 SPEC_BYTES = 1_000_000
 DEPTH_MAX = 8  # levels of tables and lists

@@ -14,6 +14,7 @@ from encoders.errors import EncoderError
 from indexer.cli import (
     access,
     asking,
+    building,
     data,
     gate,
     health,
@@ -45,6 +46,7 @@ for group in (
     psql,
     data,
     training,
+    building,
     rollout,
     gate,
     standing,

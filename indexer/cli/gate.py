@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from indexer.cli import output, parts
+from indexer.cli import output, parts, working
 from indexer.cli.output import Json
-from indexer.cli.rollout import ROLLOUT_PANEL, IndexId, pause_of, who
+from indexer.cli.rollout import ROLLOUT_PANEL, IndexId, who
 from indexer.errors import IndexStateError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _judged(opened: parts.Parts, index_id: int) -> Mapping[str, Any]:
         opened.settings,
         index_id,
         by=who(),
-        pause=pause_of(opened, index_id),
+        pause=working.pause_of(opened, index_id),
     )
     return report.as_dict()
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from indexer.cli import output, parts
 from indexer.cli.output import Json
-
-if TYPE_CHECKING:
-    pass
+from indexer.sayable import INDEX_ID_MAX
 
 HEALTH_PANEL = "Health"
 ERROR_SHOWN = 120  # characters of an error in a table
 
 OneIndex = Annotated[
-    int | None, typer.Option("--index", "-i", help="Only this index: see `twinspan status`.")
+    int | None,
+    typer.Option(
+        "--index", "-i", min=1, max=INDEX_ID_MAX, help="Only this index: see `twinspan status`."
+    ),
 ]
 
 

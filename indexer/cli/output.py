@@ -14,6 +14,8 @@ from typing import Annotated, cast
 
 import typer
 
+from indexer.errors import UsageError
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 PIPED_WIDTH = 200  # columns of a table that goes into a file or a pipe
@@ -82,6 +84,16 @@ def facts(values: Mapping[str, object]) -> None:
 def note(text: str) -> None:
     """A remark for the person at the terminal: on stderr, so that stdout stays data."""
     print(text, file=sys.stderr)
+
+
+def confirmed(question: str) -> bool:
+    """Whether the person at the terminal says yes. Raises UsageError where nobody is there."""
+    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        print(file=sys.stderr)
+        raise UsageError("nobody is there to answer: say --yes.")
+    return answer.strip().lower() in {"y", "yes"}
 
 
 class Bar:

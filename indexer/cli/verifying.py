@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from indexer.cli import output, parts
+from indexer.cli import output, parts, working
 from indexer.cli.health import HEALTH_PANEL, OneIndex
 from indexer.cli.output import Json
 from indexer.errors import IndexStateError
@@ -20,13 +20,32 @@ if TYPE_CHECKING:
     from indexer.indexes import Index
     from indexer.verify.asking import Wish
 
-SLICE_S = 2.0  # of repair between two looks, when this process works itself
-LOOK_S = 0.25  # between two looks at what somebody else does
 SILENCE_S = 60.0  # without any repair until we give up waiting
 PLACES = 3  # rows, ledger and points are each looked at
 COUNTS = ("items", "agree", "drift", "in_flight", "quarantined", "unusable", "repaired")
 
 Found = Mapping[str, object]  # Record.as_dict(), from here or over HTTP
+
+Vectors = Annotated[
+    bool, typer.Option("--vectors/--no-vectors", help="Encode every item again and compare.")
+]
+Sample = Annotated[
+    int, typer.Option("--sample", min=0, help="Else encode about so many items; 0: none.")
+]
+Repair = Annotated[
+    bool, typer.Option("--repair", help="Have what drifted written again, and look again.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the verification interrupted last.")
+]
+Rate = Annotated[
+    float | None,
+    typer.Option("--rate", min=0.1, help="The most items per second; else as fast as it goes."),
+]
+Patience = Annotated[
+    float, typer.Option("--patience", min=0, help="Seconds to wait for changes on their way.")
+]
+Here = Annotated[bool, typer.Option("--here", help="Repair in this process, beside any workers.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,28 +55,13 @@ def add_to(app: typer.Typer) -> None:
 def verify(
     *,
     index: OneIndex = None,
-    vectors: Annotated[
-        bool, typer.Option("--vectors/--no-vectors", help="Encode every item again and compare.")
-    ] = False,
-    sample: Annotated[
-        int, typer.Option("--sample", min=0, help="Else encode about so many items; 0: none.")
-    ] = 64,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Have what drifted written again, and look again.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the verification interrupted last.")
-    ] = False,
-    rate: Annotated[
-        float | None,
-        typer.Option("--rate", min=0.1, help="The most items per second; else as fast as it goes."),
-    ] = None,
-    patience: Annotated[
-        float, typer.Option("--patience", min=0, help="Seconds to wait for changes on their way.")
-    ] = 10.0,
-    here: Annotated[
-        bool, typer.Option("--here", help="Repair in this process, beside any workers.")
-    ] = False,
+    vectors: Vectors = False,
+    sample: Sample = 64,
+    repair: Repair = False,
+    resume: Resume = False,
+    rate: Rate = None,
+    patience: Patience = 10.0,
+    here: Here = False,
     as_json: Json = False,
 ) -> None:
     """Compare catalog, ledger and index item by item, and say why they differ.
@@ -65,7 +69,6 @@ def verify(
     Exit code 0: no drift, or a repair after which none was left; 1: drift. A change on its way is
     not drift: it is looked at again at the end, and counted as in flight if it has not arrived.
     """
-    from indexer import indexes
     from indexer.verify.asking import Wish
 
     wish = Wish(
@@ -77,11 +80,7 @@ def verify(
         patience_s=patience,
     )
     with parts.opened() as opened:
-        chosen = (
-            [indexes.get(opened.engine, index)]
-            if index is not None
-            else [each for each in indexes.active(opened.engine) if each.state != "building"]
-        )
+        chosen = _chosen(opened, index)
         rows = [_verified(opened, each, wish, here=here) for each in chosen]
     if as_json:
         output.json_document(rows)
@@ -89,6 +88,15 @@ def verify(
         _show(rows)
     if any(row["drift"] for row in rows):
         raise typer.Exit(1)
+
+
+def _chosen(opened: parts.Parts, index_id: int | None) -> list[Index]:
+    """That index; else all that are complete."""
+    from indexer import indexes
+
+    if index_id is not None:
+        return [indexes.get(opened.engine, index_id)]
+    return [each for each in indexes.active(opened.engine) if each.state != "building"]
 
 
 def _verified(opened: parts.Parts, index: Index, wish: Wish, *, here: bool) -> dict[str, object]:
@@ -144,17 +152,17 @@ def _steps_there(opened: parts.Parts, index: Index, wish: Wish) -> Iterator[Foun
 
 
 def _is_done(asked: Future[dict[str, object]]) -> bool:
-    """Waits LOOK_S seconds for it."""
+    """Waits `working.LOOK_S` seconds for it."""
     done = threading.Event()
     asked.add_done_callback(lambda _: done.set())
-    return done.wait(LOOK_S)
+    return done.wait(working.LOOK_S)
 
 
 def _wait_for_repair(opened: parts.Parts, index: Index, *, here: bool) -> None:
     """What was wanted again before now is written. Without a worker, this process works."""
-    from indexer import changes, entries, sync
+    from indexer import changes, entries
 
-    alone = here or (opened.settings.broker_url is None and opened.server is None)
+    alone = here or working.is_alone(opened)
     since = changes.watermark(opened.engine).at
     left, moved_at, outages = -1, time.monotonic(), list[str]()
     with output.progress(f"index {index.id}: repair") as bar:
@@ -168,16 +176,9 @@ def _wait_for_repair(opened: parts.Parts, index: Index, *, here: bool) -> None:
                 )
             bar.at(0, None, f"index {index.id}: {overdue:,} items to repair")
             if alone:
-                outages = sync.drain(
-                    opened.engine,
-                    opened.store,
-                    opened.towers,
-                    opened.settings,
-                    index_id=index.id,
-                    slice_s=SLICE_S,
-                ).outages
+                outages = working.work(opened, index)
             if not alone or outages:
-                time.sleep(LOOK_S)
+                time.sleep(working.LOOK_S)
 
 
 def _show(rows: list[dict[str, object]]) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from encoders.errors import EncoderError
 from indexer import catalog, changes, indexes, metrics
 from indexer.encoding import TowerFailed
-from indexer.errors import CollectionMismatch, CollectionMissing, IndexStateError, StoreRejected
+from indexer.errors import CollectionMismatch, CollectionMissing, StoreRejected
 from indexer.gate import latency, ledger, quality, recall, shadows, stored
 from indexer.gate.report import Check, Report, from_dict
 from indexer.gate.subject import Pause, Subject, sleep
@@ -89,11 +89,8 @@ def run(
 
 
 def _other_live(engine: sa.Engine, index: Index) -> Index | None:
-    try:
-        found = indexes.live(engine, index.alias)
-    except IndexStateError:
-        return None
-    return None if found.id == index.id else found
+    found = indexes.find_live(engine, index.alias)
+    return None if found is None or found.id == index.id else found
 
 
 def _asked(name: str, check: CheckFunction, subject: Subject) -> Check:

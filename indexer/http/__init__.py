@@ -7,10 +7,9 @@ process. Errors are JSON with `error` and `message`, and a status that says whos
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable
+from typing import Annotated
 
 import sqlalchemy as sa
 from fastapi import (
@@ -22,7 +21,6 @@ from fastapi import (
 )
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from encoders.errors import ArtifactMissing, EncoderError
@@ -37,27 +35,23 @@ from indexer.errors import (
     EmbeddedError,
     EncoderMismatch,
     IndexStateError,
-    QueryError,
+    IndexUnknown,
     StoreLocked,
     StoreRejected,
     StoreUnavailable,
     TwinspanError,
     UsageError,
 )
-from indexer.http import index_routes
-from indexer.http import models as http_models
-from indexer.http.guard import Guard, problem_response
+from indexer.http import index_routes, query_routes
+from indexer.http.guard import Guard, problem_response, problems
 from indexer.http.health import Health
 from indexer.http.models import (
     HealthOut,
-    HitsOut,
     IndexOut,
     IndexStatusOut,
     LiveOut,
     Problem,
     ProgressOut,
-    RecommendIn,
-    SimilarIn,
     StatusOut,
 )
 from indexer.http.retrievers import Retrievers
@@ -69,6 +63,7 @@ STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (CatalogUnknown, 404),
     (CollectionMissing, 404),
     (ArtifactMissing, 404),
+    (IndexUnknown, 404),
     (IndexStateError, 409),
     (EncoderMismatch, 409),
     (CollectionMismatch, 409),
@@ -78,8 +73,6 @@ STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (EmbeddedError, 503),
 )
 REFUSALS = {400: "BadRequest", 401: "Unauthorized", 404: "NotFound", 405: "MethodNotAllowed"}
-PROBLEMS_SHOWN = 5
-QUERY_LIST_MAX = 200  # history items in an address; a body may have many more
 
 
 class Api:
@@ -120,7 +113,7 @@ def make_app(api: Api) -> FastAPI:
         docs_url=None,  # it would load its pages from elsewhere
         redoc_url=None,
     )
-    for router in (_health_routes(api), _query_routes(api), index_routes.routes(api)):
+    for router in (_health_routes(api), query_routes.routes(api), index_routes.routes(api)):
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _refused)
@@ -164,59 +157,6 @@ def _health_routes(api: Api) -> APIRouter:
     return router
 
 
-def _query_routes(api: Api) -> APIRouter:
-    router = APIRouter(tags=["queries"])
-
-    @router.post("/recommend", summary="The best items for a user")
-    def recommend(asked: RecommendIn) -> HitsOut:
-        query = asked.model_dump(exclude={"alias"}, exclude_unset=True)
-        hits = api.retrievers.get(asked.alias).recommend_many([query])[0]
-        return HitsOut.model_validate(hits.as_dict())
-
-    @router.post("/similar", summary="The items most like one")
-    def similar(asked: SimilarIn) -> HitsOut:
-        retriever = api.retrievers.get(asked.alias)
-        hits = retriever.similar(str(asked.key), where=asked.where, k=asked.k, exact=asked.exact)
-        return HitsOut.model_validate(hits.as_dict())
-
-    @router.get("/recommend", summary="The best items for a user, asked in the address")
-    def recommend_by_address(  # noqa: PLR0917 - FastAPI gives them by name
-        item: Annotated[list[str] | None, Query(max_length=QUERY_LIST_MAX)] = None,
-        user_key: str | None = None,
-        where: Annotated[str | None, Query(description="A filter, as JSON.")] = None,
-        k: int = 20,
-        alias: str = http_models.DEFAULT_ALIAS,
-        exclude_seen: bool = True,
-        exact: bool = False,
-    ) -> HitsOut:
-        return recommend(
-            _checked(
-                RecommendIn,
-                alias=alias,
-                history=item or [],
-                user_key=user_key,
-                where=_json(where),
-                k=k,
-                exclude_seen=exclude_seen,
-                exact=exact,
-            )
-        )
-
-    @router.get("/similar", summary="The items most like one, asked in the address")
-    def similar_by_address(
-        key: str,
-        where: Annotated[str | None, Query(description="A filter, as JSON.")] = None,
-        k: int = 20,
-        alias: str = http_models.DEFAULT_ALIAS,
-        exact: bool = False,
-    ) -> HitsOut:
-        return similar(
-            _checked(SimilarIn, alias=alias, key=key, where=_json(where), k=k, exact=exact)
-        )
-
-    return router
-
-
 def _status(api: Api) -> StatusOut:
     services = api.services
     summaries = entries.summary(api.engine)
@@ -255,36 +195,9 @@ def _index_status(
     )
 
 
-def _json(text: str | None) -> object:
-    try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError) as cause:
-        raise QueryError(f"where is not JSON: {cause}") from cause
-
-
-M = TypeVar("M", bound=http_models.Request)
-
-
-def _checked(model: type[M], **parts: object) -> M:
-    """What an address asked for, held to the same limits as a body."""
-    try:
-        return model.model_validate(parts)
-    except ValidationError as cause:
-        raise QueryError(_problems(cause.errors(include_input=False, include_url=False))) from cause
-
-
-def _problems(errors: Sequence[Any]) -> str:
-    """One line for all that is wrong with a request; never its content."""
-    lines = (
-        f"{'.'.join(str(part) for part in error['loc']) or 'request'}: {error['msg']}"
-        for error in errors[:PROBLEMS_SHOWN]
-    )
-    return "; ".join(lines)
-
-
 def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError), error
-    return problem_response(400, "UsageError", _problems(error.errors()))
+    return problem_response(400, "UsageError", problems(error.errors()))
 
 
 def _refused(_request: Request, error: Exception) -> JSONResponse:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -18,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from indexer import wording
 
 BODY_MAX = 2_000_000  # bytes
+PROBLEMS_SHOWN = 5
 
 
 class Guard:
@@ -55,6 +58,15 @@ def is_loopback(host: str) -> bool:
 def problem_response(status: int, error: str, message: str) -> JSONResponse:
     said = wording.line(message)
     return JSONResponse({"error": error, "message": said}, status_code=status)
+
+
+def problems(errors: Sequence[Any]) -> str:
+    """One line for all that is wrong with a request; never its content."""
+    lines = (
+        f"{'.'.join(str(part) for part in error['loc']) or 'request'}: {error['msg']}"
+        for error in errors[:PROBLEMS_SHOWN]
+    )
+    return "; ".join(lines)
 
 
 def _foreign(headers: Headers) -> str | None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query
 
 from indexer import history, indexes, reindex, rollout
-from indexer.errors import IndexStateError
 from indexer.http import verify_routes
 from indexer.http.models import (
     Alias,
@@ -16,6 +15,7 @@ from indexer.http.models import (
     ByIn,
     ForceIn,
     GateOut,
+    IndexId,
     IndexOut,
     ProgressOut,
     ReindexIn,
@@ -25,7 +25,6 @@ from indexer.http.models import (
 if TYPE_CHECKING:
     from indexer.http import Api
 
-IndexId = Annotated[int, Path(ge=1, le=2**31 - 1, description="See GET /status.")]
 AliasInPath = Annotated[Alias, Path(description="See GET /status.")]
 
 
@@ -42,7 +41,10 @@ def routes(api: Api) -> APIRouter:
 
     router = APIRouter(tags=["indexes"], dependencies=[Depends(check_token)])
     _add_building(router, api)
-    _add_rollout(router, api)
+    _add_switching(router, api)
+    _add_ending(router, api)
+    _add_judging(router, api)
+    verify_routes.add_to(router, api, prefix="/indexes/{index_id}")
     return router
 
 
@@ -66,26 +68,16 @@ def _add_building(router: APIRouter, api: Api) -> None:
 
     @router.get("/indexes/{index_id}", summary="An index and how far it is")
     def one(index_id: IndexId) -> BuildOut:
-        index = _known(api, index_id)
+        index = indexes.get(api.engine, index_id)
         progress = ProgressOut.model_validate(reindex.progress(api.engine, index_id))
         return BuildOut(**IndexOut.model_validate(index).model_dump(), progress=progress)
 
-    @router.post("/indexes/{index_id}/cancel", summary="Give up an index that is being built")
-    def cancel(index_id: IndexId, asked: ByIn | None = None) -> IndexOut:
-        _known(api, index_id)
-        by = asked.by if asked else None
-        index = rollout.cancel(api.engine, api.services.store, index_id, by=by)
-        return IndexOut.model_validate(index)
 
-    verify_routes.add_to(router, api, prefix="/indexes/{index_id}")
-
-
-def _add_rollout(router: APIRouter, api: Api) -> None:
+def _add_switching(router: APIRouter, api: Api) -> None:
     services = api.services
 
     @router.post("/indexes/{index_id}/promote", summary="Make an index the live one of its alias")
     def promote(index_id: IndexId, asked: ForceIn | None = None) -> IndexOut:
-        _known(api, index_id)
         asked = asked or ForceIn()
         index = rollout.promote(
             services.engine,
@@ -99,9 +91,37 @@ def _add_rollout(router: APIRouter, api: Api) -> None:
         api.retrievers.warm_up({index.alias})
         return IndexOut.model_validate(index)
 
+    @router.post("/aliases/{alias}/rollback", summary="Have the index before answer again")
+    def rollback(alias: AliasInPath, asked: ForceIn | None = None) -> IndexOut:
+        asked = asked or ForceIn()
+        index = rollout.rollback(
+            services.engine, services.store, alias, force=asked.force, by=asked.by
+        )
+        api.retrievers.warm_up({index.alias})
+        return IndexOut.model_validate(index)
+
+
+def _add_ending(router: APIRouter, api: Api) -> None:
+    services = api.services
+
+    @router.post("/indexes/{index_id}/cancel", summary="Give up an index that is being built")
+    def cancel(index_id: IndexId, asked: ByIn | None = None) -> IndexOut:
+        by = (asked or ByIn()).by
+        index = rollout.cancel(services.engine, services.store, index_id, by=by)
+        return IndexOut.model_validate(index)
+
+    @router.post("/indexes/{index_id}/retire", summary="Drop an index that nothing names")
+    def retire(index_id: IndexId, asked: ByIn | None = None) -> IndexOut:
+        by = (asked or ByIn()).by
+        index = rollout.retire(services.engine, services.store, index_id, by=by)
+        return IndexOut.model_validate(index)
+
+
+def _add_judging(router: APIRouter, api: Api) -> None:
+    services = api.services
+
     @router.post("/indexes/{index_id}/gate", summary="Ask the gate about an index")
     def judge(index_id: IndexId, asked: ByIn | None = None) -> GateOut:
-        _known(api, index_id)
         report = rollout.judge(
             services.engine,
             services.store,
@@ -112,32 +132,9 @@ def _add_rollout(router: APIRouter, api: Api) -> None:
         )
         return GateOut.model_validate(report.as_dict())
 
-    @router.post("/aliases/{alias}/rollback", summary="Have the index before answer again")
-    def rollback(alias: AliasInPath, asked: ForceIn | None = None) -> IndexOut:
-        asked = asked or ForceIn()
-        index = rollout.rollback(
-            services.engine, services.store, alias, force=asked.force, by=asked.by
-        )
-        api.retrievers.warm_up({index.alias})
-        return IndexOut.model_validate(index)
-
-    @router.post("/indexes/{index_id}/retire", summary="Drop an index that nothing names")
-    def retire(index_id: IndexId, asked: ByIn | None = None) -> IndexOut:
-        _known(api, index_id)
-        by = asked.by if asked else None
-        index = rollout.retire(services.engine, services.store, index_id, by=by)
-        return IndexOut.model_validate(index)
-
     @router.get("/history", summary="What was done to indexes, newest first")
     def steps(
         alias: str | None = None, limit: Annotated[int, Query(ge=1, le=10_000)] = 100
     ) -> list[StepOut]:
         found = history.of(services.engine, alias, limit=limit)
         return [StepOut.model_validate(step) for step in found]
-
-
-def _known(api: Api, index_id: int) -> indexes.Index:
-    try:
-        return indexes.get(api.engine, index_id)
-    except IndexStateError as cause:
-        raise HTTPException(404, str(cause)) from cause

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
+from fastapi import Path
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -25,6 +26,7 @@ DEPTH_MAX = 64  # levels of nesting in a request
 
 Key = Annotated[str, Field(max_length=KEY_MAX)]
 Alias = Annotated[str, Field(min_length=1, max_length=KEY_MAX)]
+IndexId = Annotated[int, Path(ge=1, le=sayable.INDEX_ID_MAX, description="See GET /status.")]
 K = Annotated[StrictInt, Field(ge=1, le=K_MAX)]
 
 
@@ -182,7 +184,8 @@ class BuildOut(IndexOut):
 
 
 class StepOut(BaseModel):
-    """Something that was done to an index; `outcome` is begun, done or undone."""
+    """Something that was done to an index; `outcome` is begun, done or undone, of the gate passed
+    or refused."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -273,7 +276,7 @@ class VerifyIn(Request):
     written again. `resume`: go on with the verification that was interrupted last."""
 
     vectors: StrictBool = False
-    sample: int = Field(default=64, ge=0, le=2**31 - 1)
+    sample: int = Field(default=64, ge=0, le=sayable.INDEX_ID_MAX)
     repair: StrictBool = False
     resume: StrictBool = False
     items_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, HTTPException, Path
+from fastapi import APIRouter, HTTPException
 
 from indexer import indexes
-from indexer.errors import IndexStateError
-from indexer.http.models import VerificationOut, VerifyIn
+from indexer.http.models import IndexId, VerificationOut, VerifyIn
 from indexer.verify import asking, records
 
 if TYPE_CHECKING:
     from indexer.http import Api
-
-IndexId = Annotated[int, Path(ge=1, le=2**31 - 1, description="See GET /status.")]
 
 
 def add_to(router: APIRouter, api: Api, *, prefix: str) -> None:
@@ -23,7 +20,7 @@ def add_to(router: APIRouter, api: Api, *, prefix: str) -> None:
 
     @router.post(f"{prefix}/verification", summary="Compare catalog, ledger and index; repair")
     def verify(index_id: IndexId, asked: VerifyIn) -> VerificationOut:
-        index, found = _known(api, index_id), None
+        index, found = indexes.get(services.engine, index_id), None
         for record in asking.verified(
             services.engine, services.store, services.towers, index, asking.Wish(**dict(asked))
         ):
@@ -33,15 +30,8 @@ def add_to(router: APIRouter, api: Api, *, prefix: str) -> None:
 
     @router.get(f"{prefix}/verification", summary="The newest comparison, finished or not")
     def newest(index_id: IndexId) -> VerificationOut:
-        _known(api, index_id)
+        indexes.get(services.engine, index_id)  # raises where there is none
         found = records.latest(services.engine, index_id, mode="once")
         if found is None:
             raise HTTPException(404, f"index {index_id} was never verified")
         return VerificationOut.model_validate(found.as_dict())
-
-
-def _known(api: Api, index_id: int) -> indexes.Index:
-    try:
-        return indexes.get(api.engine, index_id)
-    except IndexStateError as cause:
-        raise HTTPException(404, str(cause)) from cause
