@@ -156,6 +156,7 @@ class IndexOut(BaseModel):
     queue: str
     state: str
     backfill_done: bool
+    adopts: str | None
     error: str | None
     created_at: datetime
     live_at: datetime | None
