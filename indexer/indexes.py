@@ -23,7 +23,6 @@ ACTIVE = tables.ACTIVE_STATES
 ENDED = ("failed", "retired")
 PARTITION_LOCK_S = 2.0  # workers wait behind whoever waits for this lock
 NOTE_WRITES_S = 5.0  # how exact `written_at` is
-ALIAS_LOCK = 7_204  # first key of pg_advisory_xact_lock(ALIAS_LOCK, hashtext(alias))
 
 _PARTITION_OPTIONS = (
     "fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0, "

@@ -1,4 +1,4 @@
-"""Which index answers: promote, roll back, cancel, retire, and mend what a crash left half done.
+"""Which index answers: promote, roll back, cancel, retire, and heal what a crash left half done.
 
 The alias in the store is the truth about what answers, since queries follow it and nothing else;
 the ledger's states follow the alias. An alias is changed under its advisory lock: the step is
@@ -10,17 +10,14 @@ every verb here and the workers' upkeep call first.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy import exc
 
 from encoders.errors import EncoderError
-from indexer import catalog, collection, database, entries, gate, history, indexes
-from indexer.errors import GateRefused, IndexStateError, StoreError, TwinspanError
+from indexer import alias_lock, catalog, collection, database, entries, gate, history, indexes
+from indexer.errors import GateRefused, IndexStateError, StoreError
 from indexer.gate import Pause, Report
 from indexer.history import Step
 from indexer.indexes import Index
@@ -32,15 +29,6 @@ log = logging.getLogger(__name__)
 
 CANCELLED = "cancelled"
 SWITCHES = ("promote", "rollback", "repair")  # actions after which another index may be live
-
-
-@dataclass(kw_only=True)
-class Tidied:
-    """What `tidy` found to do, by index id."""
-
-    healed: list[int] = field(default_factory=list[int])
-    removed: list[int] = field(default_factory=list[int])
-    retired: list[int] = field(default_factory=list[int])
 
 
 def promote(
@@ -59,13 +47,13 @@ def promote(
     index went live while it looked, or when somebody else holds the alias. Repeating it after a
     crash completes it; nothing happens when the index is live already. `pause` is for the gate."""
     index = _promotable(engine, index_id)
-    with _locked(engine, index.alias) as lock:
+    with alias_lock.held(engine, index.alias) as lock:
         _heal(engine, store, lock, index.alias)
     before = indexes.find_live(engine, index.alias)
     if before is not None and before.id == index.id:
         return before
     report = _judged(engine, store, towers, settings, index, force=force, by=by, pause=pause)
-    with _locked(engine, index.alias) as lock:
+    with alias_lock.held(engine, index.alias) as lock:
         _heal(engine, store, lock, index.alias)
         _check_unmoved(engine, index.alias, before)
         target = _promotable(engine, index_id)
@@ -105,7 +93,7 @@ def rollback(
     """The index that was live before answers again, with the tower that built it; the one that was
     live is standby and may be promoted again. Raises IndexStateError when there is none, or when
     it lacks changes that the live index has, unless `force` is given."""
-    with _locked(engine, alias) as lock:
+    with alias_lock.held(engine, alias) as lock:
         _heal(engine, store, lock, alias)
         before = indexes.live(engine, alias)
         target = _earlier(engine, lock, before)
@@ -125,7 +113,7 @@ def cancel(engine: sa.Engine, store: VectorStore, index_id: int, *, by: str | No
     Workers in the middle of it leave off quietly. Repeating it after a crash completes it. Raises
     IndexStateError for an index that is not being built."""
     index = indexes.get(engine, index_id)
-    with _locked(engine, index.alias) as lock:
+    with alias_lock.held(engine, index.alias) as lock:
         _heal(engine, store, lock, index.alias)
         with lock.begin():
             if indexes.set_state_if(lock, index.id, "failed", now_in=["building"], error=CANCELLED):
@@ -142,7 +130,7 @@ def retire(engine: sa.Engine, store: VectorStore, index_id: int, *, by: str | No
     a crash completes it. Raises IndexStateError while an alias names it, or while it is live, being
     built, or adopted from."""
     index = indexes.get(engine, index_id)
-    with _locked(engine, index.alias) as lock:
+    with alias_lock.held(engine, index.alias) as lock:
         _heal(engine, store, lock, index.alias)
         index = indexes.get(engine, index_id)
         _refuse_if_named(engine, store, index)
@@ -162,7 +150,7 @@ def drop_all(engine: sa.Engine, store: VectorStore, catalog_name: str) -> int:
         if index.catalog_id == attached.id and index.state != "retired"
     ]
     for index in gone:
-        with _locked(engine, index.alias) as lock:
+        with alias_lock.held(engine, index.alias) as lock:
             for alias, name in store.aliases().items():
                 if name == index.collection:
                     store.drop_alias(alias)
@@ -179,43 +167,8 @@ def heal(engine: sa.Engine, store: VectorStore, alias: str) -> Index | None:
     Returns the index whose state that changed, None when all was well. Where the alias is gone
     altogether, it names the live index again. Raises IndexStateError while somebody else holds
     the alias."""
-    with _locked(engine, alias) as lock:
+    with alias_lock.held(engine, alias) as lock:
         return _heal(engine, store, lock, alias)
-
-
-def tidy(engine: sa.Engine, store: VectorStore, settings: Settings) -> Tidied:
-    """Aliases are healed, removals that were interrupted are finished, and indexes that were
-    standby for `standby_s` are retired. What somebody else is changing is left for the next time.
-    """
-    tidied = Tidied()
-    for alias in sorted({index.alias for index in indexes.active(engine)}):
-        with _left_for_later(f"alias {alias}"):
-            healed = heal(engine, store, alias)
-            tidied.healed += [healed.id] if healed else []
-    for index in indexes.leftovers(engine, store.collections()):
-        with _left_for_later(f"what is left of index {index.id}"):
-            _finish_removal(engine, store, index)
-            tidied.removed.append(index.id)
-    tidied.retired = retire_expired(engine, store, settings)
-    return tidied
-
-
-def retire_expired(
-    engine: sa.Engine, store: VectorStore, settings: Settings, *, now: datetime | None = None
-) -> list[int]:
-    """Indexes that were standby for `standby_s` seconds are retired, unless something names them or
-    nothing is live under their alias. Returns their ids."""
-    expired = (now or datetime.now(UTC)) - timedelta(seconds=settings.standby_s)
-    retired: list[int] = []
-    for index in indexes.active(engine):
-        if index.state != "standby" or index.standby_at is None or index.standby_at > expired:
-            continue
-        if indexes.find_live(engine, index.alias) is None:
-            continue
-        with _left_for_later(f"index {index.id}"):
-            retire(engine, store, index.id, by="upkeep")
-            retired.append(index.id)
-    return retired
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,11 +334,6 @@ def _of_target(steps: list[Step], answering: Index | None) -> Step | None:
     return mine[-1] if mine else None
 
 
-def _finish_removal(engine: sa.Engine, store: VectorStore, index: Index) -> None:
-    with _locked(engine, index.alias):
-        collection.remove(engine, store, index)
-
-
 def _record(
     connection: sa.Connection,
     action: str,
@@ -404,39 +352,3 @@ def _record(
         forced=forced,
         report=report,
     )
-
-
-@contextmanager
-def _left_for_later(what: str) -> Generator[None]:
-    try:
-        yield
-    except TwinspanError as cause:
-        log.info("%s is left for later: %s", what, cause)
-
-
-@contextmanager
-def _locked(engine: sa.Engine, alias: str) -> Generator[sa.Connection]:
-    """One change per alias at a time, over all machines. No transaction is open while the store
-    works. Transactions of the block belong on the connection given: it holds the lock, so when it
-    breaks, none of them succeeds any more. Raises IndexStateError while another holds the lock."""
-    key = {"a": indexes.ALIAS_LOCK, "b": alias}
-    with database.translated(engine), engine.connect() as connection:
-        with connection.begin():
-            lock = sa.text("SELECT pg_try_advisory_lock(:a, hashtext(:b))")
-            taken = connection.scalar(lock, key)
-        if not taken:
-            raise IndexStateError(
-                f"somebody else is changing alias {alias!r} right now. Look at `twinspan status`."
-            )
-        try:
-            yield connection
-        finally:
-            _unlock(connection, key)
-
-
-def _unlock(connection: sa.Connection, key: Mapping[str, object]) -> None:
-    try:
-        with connection.begin():
-            connection.execute(sa.text("SELECT pg_advisory_unlock(:a, hashtext(:b))"), key)
-    except exc.DBAPIError:  # the connection is gone, and the lock with it
-        connection.invalidate()

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from hashing import HashingEncoder, info
 
-from indexer import catalog, database, history, indexes, reindex, rollout, sync, verify
+from indexer import catalog, database, history, indexes, reindex, rollout, sync, tidying, verify
 from indexer.indexes import Index
 from indexer.query import Retriever
 from indexer.settings import Settings
@@ -93,8 +93,8 @@ class World:
     def cancel(self, index: Index) -> Index:
         return rollout.cancel(self.engine, self.store, index.id)
 
-    def tidy(self) -> rollout.Tidied:
-        return rollout.tidy(self.engine, self.store, self.settings)
+    def tidy(self) -> tidying.Tidied:
+        return tidying.tidy(self.engine, self.store, self.settings)
 
     def states(self) -> dict[int, str]:
         return {index.id: index.state for index in indexes.all_of(self.engine)}

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from command_line import Said, Twinspan, up
 
-from indexer import indexes
+from indexer import alias_lock
 from indexer.stores import Collection, CollectionSpec, Point
 from indexer.stores.edge import EdgeStore
 
@@ -321,7 +321,7 @@ def test_while_another_admin_changes_the_alias_each_verb_leaves_it_alone(
     )
     with other.connect() as admin:
         lock = sa.text("SELECT pg_advisory_lock(:key, hashtext('items'))")
-        admin.execute(lock, {"key": indexes.ALIAS_LOCK})
+        admin.execute(lock, {"key": alias_lock.ALIAS_LOCK})
         for command in (
             ("promote", "1"),
             ("rollback",),

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from served import Served, problem, serving
 
-from indexer import indexes
+from indexer import alias_lock, indexes
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def elsewhere(served: Served) -> Iterator[sa.Connection]:
     other = sa.create_engine(served.services.engine.url, poolclass=sa.NullPool)
     with other.connect() as admin:
         lock = sa.text("SELECT pg_advisory_lock(:key, hashtext('items'))")
-        admin.execute(lock, {"key": indexes.ALIAS_LOCK})
+        admin.execute(lock, {"key": alias_lock.ALIAS_LOCK})
         yield admin
 
 

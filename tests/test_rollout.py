@@ -14,7 +14,7 @@ import rollout_world
 import sqlalchemy as sa
 from rollout_world import Killed, World, die, meddled
 
-from indexer import catalog, collection, database, entries, history, indexes, rollout
+from indexer import catalog, collection, database, entries, history, indexes, rollout, tidying
 from indexer.errors import GateRefused, IndexStateError, StoreError, StoreUnavailable
 from indexer.settings import Settings
 from indexer.stores import VectorStore
@@ -166,7 +166,7 @@ def _assert_healed(world: World, first: int, second: int, where: object) -> None
     assert indexes.live(world.engine, "items").id == answering, where
     world.assert_answers(indexes.live(world.engine, "items"))
     assert not [step for step in world.steps() if step[2] == "begun"], where
-    assert world.tidy() == rollout.Tidied(), where
+    assert world.tidy() == tidying.Tidied(), where
 
 
 def test_a_switch_whose_answer_was_lost_is_found_out(world: World) -> None:
@@ -300,7 +300,7 @@ def test_a_removal_that_dies_anywhere_is_finished_by_the_next_look(world: World)
             assert world.store.collections() == [live.collection]
             assert world.partitions() == {live.id}
             assert verb(index).id == index.id, "repeating it is no error"
-    assert world.tidy() == rollout.Tidied()
+    assert world.tidy() == tidying.Tidied()
     world.assert_answers(live)
 
 
@@ -337,9 +337,9 @@ def test_standbys_are_retired_when_their_time_is_over(world: World) -> None:
     first, second = world.build("e1"), world.build("e2")
     world.promote(first)
     world.promote(second)
-    assert world.tidy() == rollout.Tidied()
+    assert world.tidy() == tidying.Tidied()
     world.run("UPDATE indexer.indexes SET standby_at = now() - interval '8 days'")
-    assert world.tidy() == rollout.Tidied(retired=[first.id])
+    assert world.tidy() == tidying.Tidied(retired=[first.id])
     assert world.steps()[-1] == ("retire", first.id, "done")
     world.assert_answers(second)
     indexes.set_state(world.engine, second.id, "standby")

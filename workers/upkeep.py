@@ -17,7 +17,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from indexer import history, indexes, rollout, shadow_reads
+from indexer import history, indexes, shadow_reads, tidying
 from indexer.errors import TwinspanError
 from indexer.indexes import Index
 from indexer.settings import Settings
@@ -110,7 +110,7 @@ class Upkeep:
 
     def _tidy(self, engine: sa.Engine, store: VectorStore) -> None:
         """Roll-outs are finished, standbys that had their time retired, old records gone."""
-        rollout.tidy(engine, store, self._settings)
+        tidying.tidy(engine, store, self._settings)
         records.trim(engine)
         for trim in (history.trim, shadow_reads.trim):
             self._trim(engine, trim)

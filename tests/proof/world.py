@@ -28,6 +28,7 @@ from indexer import (
     reindex,
     rollout,
     sync,
+    tidying,
     verify,
 )
 from indexer.catalog import spec
@@ -270,7 +271,7 @@ class World:
                 self.sql("DELETE FROM indexer.changes")
 
     def tidy(self) -> None:
-        rollout.tidy(self.engine, self.store, self.settings)  # pyright: ignore[reportArgumentType]
+        tidying.tidy(self.engine, self.store, self.settings)  # pyright: ignore[reportArgumentType]
 
     def admin(self, name: str, what: str, number: int) -> None:
         """An admin (or the workers' upkeep) who will do this; he stands before his first step. Of
