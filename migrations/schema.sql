@@ -41,6 +41,28 @@ CREATE TABLE indexer.encoders (
     CONSTRAINT encoders_pkey PRIMARY KEY (id)
 );
 
+CREATE TABLE indexer.entries (
+    index_id integer NOT NULL,
+    item_key text COLLATE "C" NOT NULL,
+    wanted bigint NOT NULL DEFAULT 1,
+    written bigint NOT NULL DEFAULT 0,
+    lane smallint NOT NULL,
+    changed_at timestamp with time zone NOT NULL,
+    due_at timestamp with time zone NOT NULL DEFAULT now(),
+    lease_until timestamp with time zone,
+    fence bigint NOT NULL DEFAULT 0,
+    attempts smallint NOT NULL DEFAULT 0,
+    error text,
+    quarantined boolean NOT NULL DEFAULT false,
+    content_hash bytea,
+    payload_hash bytea,
+    present boolean NOT NULL DEFAULT false,
+    lost_at timestamp with time zone,
+    CONSTRAINT entries_pkey PRIMARY KEY (index_id, item_key)
+) PARTITION BY LIST (index_id);
+CREATE INDEX entries_dirty ON ONLY indexer.entries USING btree (lane, changed_at) WHERE ((wanted > written) AND (NOT quarantined));
+CREATE INDEX entries_failed ON ONLY indexer.entries USING btree (item_key) WHERE ((error IS NOT NULL) OR quarantined);
+
 CREATE SEQUENCE indexer.fences;
 
 CREATE TABLE indexer.indexes (

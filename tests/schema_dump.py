@@ -15,8 +15,10 @@ IN_SCHEMAS = (
     "FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = ANY(%s)"
 )
 WITHOUT_ALEMBIC = "AND c.relname NOT LIKE 'alembic%%'"
+# An identity's sequence hangs on its column; but so does a partitioned table on its key's.
 WITHOUT_IDENTITY = """
-    AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND deptype = 'i')
+    AND NOT (c.relkind = 'S'
+             AND EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND deptype = 'i'))
 """
 
 RELATIONS = f"""
