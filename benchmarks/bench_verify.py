@@ -82,6 +82,7 @@ class Hashed:
     user_features: tuple[Feature, ...] = ()
     history = HistoryNeeds(vectors=("hashed",))
     similar_vector = "hashed"
+    payload_fields: tuple[str, ...] = ()
 
     def encode_items(self, records: Sequence[ItemRecord]) -> EncodedItems:
         digests = b"".join(

@@ -91,6 +91,7 @@ class ContentEncoder:
 
     family = FAMILY
     similar_vector = VECTOR
+    payload_fields: tuple[str, ...] = ()
 
     def __init__(
         self,

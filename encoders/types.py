@@ -67,8 +67,7 @@ class EncodedItems:
     """What the item tower says about N records, in their order.
 
     `vectors` maps a vector's name to (N, D) float32, or to N sparse vectors. `payload` holds N
-    mappings of extra payload fields that the encoder stores beside its vectors (their names start
-    with `_` and the family's name), or is empty when it stores none.
+    mappings of the encoder's `payload_fields`, all of them in each, or is empty when it has none.
     """
 
     vectors: Mapping[str, FloatArray | Sequence[SparseVector]]
@@ -122,6 +121,12 @@ class Encoder(Protocol):
 
     @property
     def vectors(self) -> tuple[VectorSpec, ...]: ...
+
+    @property
+    def payload_fields(self) -> tuple[str, ...]:
+        """Payload fields that it stores with each item beside the vectors: values that JSON can
+        say, made of the same features. Their names start with `_` and the family's name."""
+        ...
 
     @property
     def item_features(self) -> tuple[Feature, ...]: ...

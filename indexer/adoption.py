@@ -1,8 +1,9 @@
-"""Vectors that exist already are taken over instead of made again.
+"""What the encoder made already is taken over instead of made again.
 
-A point says in `_content` which features its vectors were made of. Where an index that is being
-built may adopt from another collection, whose vectors the same encoder made, an item's vectors are
-taken from there as long as both agree on its content; only the rest is encoded.
+A point says in `_content` which features its vectors, and the payload fields of its encoder, were
+made of. Where an index that is being built may adopt from another collection, whose vectors the
+same encoder made, an item's vectors are taken from there as long as both agree on its content; only
+the rest is encoded. And where only an item's payload changed, the encoder's fields are kept.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 import sqlalchemy as sa
 
-from encoders.types import EncoderInfo, SparseVector, VectorSpec
+from encoders.types import Encoder, EncoderInfo, SparseVector, VectorSpec
 from indexer import indexes
 from indexer.catalog import Catalog
 from indexer.encoding import Encoding
 from indexer.errors import CollectionMismatch, CollectionMissing, StoreRejected, UsageError
 from indexer.indexes import Index
-from indexer.plan import Task
+from indexer.plan import Plan, Task
 from indexer.stores import CONTENT_FIELD, Collection, StoredPoint, VectorStore, mismatch, points
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,28 @@ def choose(
     return adopt
 
 
+def keep(store: VectorStore, index: Index, encoder: Encoder, plan: Plan) -> dict[str, Encoding]:
+    """Encodings by key, without vectors, for the plan's tasks that change the payload alone: the
+    encoder's own fields as they are stored. They are right for the item's content, so whoever's
+    point is of another content, or lacks a field, is to be encoded after all. Nothing is read for
+    an encoder without such fields. Raises StoreError."""
+    if not encoder.payload_fields or not plan.payload:
+        return {}
+    fields = (CONTENT_FIELD, *encoder.payload_fields)
+    found = store.fetch(index.ref, [task.claim.key for task in plan.payload], payload=fields)
+    kept: dict[str, Encoding] = {}
+    for task in plan.payload:
+        point = found.get(task.claim.key)
+        if point is not None and _is_of(point, task, encoder):
+            kept[task.claim.key] = _encoding(point, encoder)
+        else:
+            plan.encode.append(task)
+    plan.payload[:] = [task for task in plan.payload if task.claim.key in kept]
+    return kept
+
+
 def take_over(
-    store: VectorStore, index: Index, specs: Sequence[VectorSpec], tasks: Sequence[Task]
+    store: VectorStore, index: Index, encoder: Encoder, tasks: Sequence[Task]
 ) -> dict[str, Encoding]:
     """Encodings by key, for those tasks whose content the adopted collection holds. None when the
     index adopts nothing, or is built; a collection that is gone by now is no error. Raises
@@ -66,16 +87,21 @@ def take_over(
     source = Collection(name=index.adopts, catalog=index.catalog)
     keys = [task.claim.key for task in tasks]
     try:
-        found = store.fetch(source, keys, vectors=[spec.name for spec in specs])
+        found = store.fetch(
+            source,
+            keys,
+            vectors=[spec.name for spec in encoder.vectors],
+            payload=(CONTENT_FIELD, *encoder.payload_fields),
+        )
     except (CollectionMissing, StoreRejected) as cause:
         log.info("index %d adopts nothing: %s", index.id, cause)
         return {}
     return {
-        task.claim.key: _encoding(point, index.encoder_family)
+        task.claim.key: _encoding(point, encoder)
         for task in tasks
         if (point := found.get(task.claim.key)) is not None
-        and point.payload.get(CONTENT_FIELD) == task.content_hash.hex()
-        and _is_whole(point, specs)
+        and _is_of(point, task, encoder)
+        and _is_whole(point, encoder.vectors)
     }
 
 
@@ -137,9 +163,15 @@ def _check_foreign(store: VectorStore, source: Collection, *, trust: bool) -> No
         )
 
 
-def _encoding(point: StoredPoint, family: str) -> Encoding:
+def _is_of(point: StoredPoint, task: Task, encoder: Encoder) -> bool:
+    """Whether what the encoder made of the task's content is there, vectors aside."""
+    same = point.payload.get(CONTENT_FIELD) == task.content_hash.hex()
+    return same and all(name in point.payload for name in encoder.payload_fields)
+
+
+def _encoding(point: StoredPoint, encoder: Encoder) -> Encoding:
     """As the tower gave it: its vectors, and the payload fields that are its own."""
-    own = {name: value for name, value in point.payload.items() if name.startswith(f"_{family}")}
+    own = {name: point.payload[name] for name in encoder.payload_fields}
     return Encoding(vectors=point.vectors, payload=own)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from encoders.types import EncodedItems, ItemRecord, SparseVector, VectorSpec
+from encoders.types import EncodedItems, Encoder, ItemRecord, SparseVector, VectorSpec
 from indexer.errors import TwinspanError
 from indexer.stores import Vector
 from indexer.towers import Tower
@@ -67,6 +67,7 @@ def _encode_or_halve(
         _encode_or_halve(tower, records[:middle], done, failed)
         _encode_or_halve(tower, records[middle:], done, failed)
         return
+    _check_payload(tower.encoder, len(records), encoded)
     _sort_out(tower.encoder.vectors, records, encoded, done, failed)
 
 
@@ -85,6 +86,17 @@ def _sort_out(
         vectors = {spec.name: encoded.vectors[spec.name][row] for spec in specs}
         payload: Mapping[str, object] = encoded.payload[row] if encoded.payload else {}
         done[record.key] = Encoding(vectors=vectors, payload=payload)
+
+
+def _check_payload(encoder: Encoder, n: int, encoded: EncodedItems) -> None:
+    """Each item has just the fields that the encoder says: one that nobody knows of would be lost
+    with the next change of the payload alone."""
+    wanted = set(encoder.payload_fields)
+    if (wanted or encoded.payload) and len(encoded.payload) != n:
+        raise TowerFailed(f"the tower gave {len(encoded.payload)} payloads for {n} items")
+    for one in encoded.payload:
+        if set(one) != wanted:
+            raise TowerFailed(f"the tower gave payload fields {sorted(one)}, not {sorted(wanted)}")
 
 
 def _problems(specs: Sequence[VectorSpec], n: int, encoded: EncodedItems) -> dict[int, str]:

@@ -247,16 +247,16 @@ class _Drain:
         with stage("plan"):
             plan = planning.plan(batch.claims, items, payload_limit=self.settings.payload_limit)
         with stage("encode"):
-            specs = tower.encoder.vectors
-            adopted = adoption.take_over(self.store, index, specs, plan.encode)
+            kept = adoption.keep(self.store, index, tower.encoder, plan)
+            adopted = adoption.take_over(self.store, index, tower.encoder, plan.encode)
             left = [task for task in plan.encode if task.claim.key not in adopted]
             encoded = encoding.encode(tower, [_record(task) for task in left])
         if self.stop.is_set():
             raise _Stopped
         self.check_lease(batch, tower_s=encoded.tower_s)
         with stage("write"):
-            found = {**adopted, **encoded.done}
-            rejected = writing.write(self.store, index.ref, batch, plan, found)
+            made = {**kept, **adopted, **encoded.done}
+            rejected = writing.write(self.store, index.ref, batch, plan, made)
         with stage("ack"):
             classes = {"refused": plan.refused, "tower": encoded.failed, "store": rejected}
             for kind, some in classes.items():

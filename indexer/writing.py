@@ -36,8 +36,9 @@ def write(
     encoded: Mapping[str, Encoding],
 ) -> dict[str, str]:
     """The store holds all of the plan, durably, under the batch's fence. Tasks to encode that are
-    not in `encoded` are left out. Returns errors by key for what the store refused. Raises
-    Unsettled for an outage."""
+    not in `encoded` are left out; those that change the payload alone find there the encoder's own
+    fields, if it has any. Returns errors by key for what the store refused. Raises Unsettled for an
+    outage."""
     writer = _Writer(store=store, collection=collection, fence=batch.fence)
     try:
         writer.write(plan, encoded)
@@ -58,7 +59,7 @@ class _Writer:
         ready = [task for task in plan.encode if task.claim.key in encoded]
         for mode in ("upsert", "update_only"):
             self.put([task for task in ready if _mode(task.claim) == mode], encoded, mode)
-        self.set_payload(plan.payload)
+        self.set_payload(plan.payload, encoded)
         if plan.delete or ready or plan.payload:
             self.store.flush(self.collection)
 
@@ -79,20 +80,26 @@ class _Writer:
 
         _or_halve(points, write, lambda point: point.key, self.rejected)
 
-    def set_payload(self, tasks: Sequence[Task]) -> None:
+    def set_payload(self, tasks: Sequence[Task], encoded: Mapping[str, Encoding]) -> None:
+        nothing = Encoding(vectors={})
+
         def write(some: Sequence[Task]) -> None:
-            payloads = {task.claim.key: self._payload(task, task.item.payload) for task in some}
+            payloads = {
+                task.claim.key: self._payload(task, encoded.get(task.claim.key, nothing))
+                for task in some
+            }
             self.store.set_payload_if_newer(self.collection, payloads, fence=self.fence)
 
         _or_halve(tasks, write, lambda task: task.claim.key, self.rejected)
 
     def _point(self, task: Task, encoding: Encoding) -> Point:
-        payload = self._payload(task, {**task.item.payload, **encoding.payload})
+        payload = self._payload(task, encoding)
         return Point(key=task.claim.key, vectors=encoding.vectors, payload=payload)
 
-    def _payload(self, task: Task, fields: Mapping[str, object]) -> dict[str, object]:
+    def _payload(self, task: Task, encoding: Encoding) -> dict[str, object]:
         return {
-            **fields,
+            **task.item.payload,
+            **encoding.payload,
             KEY_FIELD: task.claim.key,
             VERSION_FIELD: task.claim.wanted,
             FENCE_FIELD: self.fence,

@@ -39,6 +39,7 @@ class HashingEncoder:
     user_features: tuple[Feature, ...] = ()
     history = HistoryNeeds(vectors=("hashing",))
     similar_vector = "hashing"
+    payload_fields: tuple[str, ...] = ()
 
     def __init__(
         self, *, salt: str = "", before: Callable[[Sequence[ItemRecord]], None] | None = None

@@ -404,6 +404,7 @@ class Constant:
     item_features = user_features = ()
     history = HistoryNeeds(vectors=("v",))
     similar_vector = "v"
+    payload_fields: tuple[str, ...] = ()
 
     def encode_items(self, records: object) -> EncodedItems:
         return EncodedItems(vectors={"v": np.ones((len(list(records)), 1), np.float32)})  # type: ignore[call-overload]

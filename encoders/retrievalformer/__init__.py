@@ -49,6 +49,7 @@ class RetrievalFormer:
 
     family = FAMILY
     similar_vector = VECTOR
+    payload_fields: tuple[str, ...] = ()
 
     def __init__(
         self, *, config: Config, fitted: Vocabularies, frozen: FrozenText | None, device: str

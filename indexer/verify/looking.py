@@ -9,7 +9,7 @@ the entry's fence. Where both looks are the same and clean, the point should hav
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
@@ -17,11 +17,12 @@ import sqlalchemy as sa
 from encoders.types import ItemRecord
 from indexer import catalog, changes, encoding, entries, indexes
 from indexer.catalog import Catalog
+from indexer.encoding import Encoding
 from indexer.errors import IndexStateError
 from indexer.indexes import Index
-from indexer.stores import StoredPoint, Vector, VectorStore
+from indexer.stores import StoredPoint, VectorStore
 from indexer.towers import Tower
-from indexer.verify.equality import same_vector
+from indexer.verify.equality import same_payload, same_vector
 from indexer.verify.judging import Cause, Sides, fence_of, judge
 
 
@@ -97,18 +98,21 @@ class Eyes:
         return [_seen_again(one, same.get(one.sides.key)) for one in judged]
 
     def _same_vectors(self, tower: Tower, chosen: Sequence[Sides]) -> dict[str, bool]:
-        """key -> whether the stored vectors are those that the tower gives for the row now."""
+        """key -> whether the stored vectors, and payload fields of the encoder's own, are those
+        that the tower gives for the row now."""
         records = [
             ItemRecord(key=one.key, features=one.item.features) for one in chosen if one.item
         ]
         fresh = encoding.encode(tower, records).done
         names = [spec.name for spec in tower.encoder.vectors]
-        stored = self._store.fetch(self._index.ref, list(fresh), vectors=names, payload=False)
+        stored = self._store.fetch(
+            self._index.ref,
+            list(fresh),
+            vectors=names,
+            payload=tower.encoder.payload_fields or False,
+        )
         nothing = StoredPoint(key="")
-        return {
-            key: _all_same(stored.get(key, nothing).vectors, one.vectors)
-            for key, one in fresh.items()
-        }
+        return {key: _same_as(stored.get(key, nothing), one) for key, one in fresh.items()}
 
     def _steady(self, judged: Sequence[Judged]) -> list[Judged]:
         """What differs is looked up in outbox and ledger again: what moved is in flight."""
@@ -142,5 +146,7 @@ def _seen_again(judged: Judged, same: bool | None) -> Judged:
     return replace(judged, cause=cause, same_vectors=same)
 
 
-def _all_same(stored: Mapping[str, Vector], fresh: Mapping[str, Vector]) -> bool:
-    return all(same_vector(stored.get(name), vector) for name, vector in fresh.items())
+def _same_as(stored: StoredPoint, fresh: Encoding) -> bool:
+    vectors = all(same_vector(stored.vectors.get(name), one) for name, one in fresh.vectors.items())
+    own = {name: stored.payload[name] for name in fresh.payload if name in stored.payload}
+    return vectors and same_payload(own, fresh.payload)
