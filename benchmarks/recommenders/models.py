@@ -120,4 +120,14 @@ MODELS: Mapping[str, Model] = {
     "esasrec": Model(
         about="eSASRec: LiGR layers and a sampled softmax", make=_baseline("esasrec"), options={}
     ),
+    "paper": Model(
+        about="RetrievalFormer as it was published, as far as that says",
+        make=_retrievalformer,
+        options={"config": "paper"},
+    ),
+    "full": Model(
+        about="RetrievalFormer as `twinspan train retrievalformer` makes it",
+        make=_retrievalformer,
+        options={"config": "full"},
+    ),
 }
