@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, cast
@@ -25,7 +25,7 @@ from encoders.batches import Batch
 from encoders.checkpoints import Checkpoint
 from encoders.dataset import Split
 from encoders.errors import NotEnoughData, TrainingFailed
-from encoders.progress import Progress, Run
+from encoders.progress import Epoch, Progress, Run
 
 # Where the number of epochs is left to us: so many, or on much data as many as make STEPS, and on
 # little as many as make FEWEST_STEPS.
@@ -89,17 +89,19 @@ class _State:
     best: float = -1.0
     best_epoch: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    curve: list[Epoch] = field(default_factory=list[Epoch])
 
 
-def learn(learner: Learner, split: Split, run: Run) -> int:
-    """The network has the weights of its best epoch. Returns how many epochs were run."""
+def learn(learner: Learner, split: Split, run: Run) -> Sequence[Epoch]:
+    """The network has the weights of its best epoch. Returns a line for each epoch that was run,
+    also for those before an interruption."""
     running = _Run(learner, split, run)
     running.resume()
     while not running.finished:
         running.run_epoch()
     learner.network.load_state_dict(running.state.best_weights)
     learner.network.eval()
-    return running.state.epoch
+    return running.state.curve
 
 
 def require(split: Split) -> None:
@@ -156,6 +158,8 @@ class _Run:
             self.state.best_epoch = self.state.epoch
             weights = self.network.state_dict()
             self.state.best_weights = {name: w.detach().clone() for name, w in weights.items()}
+        line = Epoch(epoch=self.state.epoch, loss=loss, recall=recall, examples_per_s=rate)
+        self.state.curve.append(line)
         self._save()
         best = self.state.best if recall is not None else None
         report = self._report(done=1.0, loss=loss, rate=rate)
@@ -169,7 +173,9 @@ class _Run:
         if found is None:
             return
         self.network.load_state_dict(dict(found.groups["network"]))
-        self.state = _State(**found.numbers, best_weights=dict(found.groups["best"]))
+        lines = [Epoch(**line) for line in found.numbers["curve"]]
+        numbers = {**found.numbers, "curve": lines}
+        self.state = _State(**numbers, best_weights=dict(found.groups["best"]))
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in found.groups["optimizer"].items():
             number, _, what = name.partition(".")
@@ -250,6 +256,7 @@ class _Run:
                 "epoch": self.state.epoch,
                 "best": self.state.best,
                 "best_epoch": self.state.best_epoch,
+                "curve": [dataclasses.asdict(line) for line in self.state.curve],
             },
             groups={
                 "network": self.network.state_dict(),

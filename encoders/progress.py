@@ -22,6 +22,25 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One line of a learning curve. `recall` is as in `Progress`."""
+
+    epoch: int  # 1 is the first
+    loss: float  # mean over its targets
+    recall: float | None
+    examples_per_s: float
+
+    def as_dict(self) -> dict[str, float | None]:
+        """As it is written down."""
+        return {
+            "epoch": self.epoch,
+            "loss": round(self.loss, 5),
+            "recall@20": None if self.recall is None else round(self.recall, 5),
+            "examples_per_s": round(self.examples_per_s),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """What one training run was asked for."""
 

@@ -99,8 +99,8 @@ def _train_retrievalformer(
     learning.require(split)
     with learning.seeded(run):
         learner = Learner.untrained(cast(Config, options), split, run.device)
-    epochs = learning.learn(learner, split, run)
-    return learner.encoder, {"epochs": epochs}
+    curve = learning.learn(learner, split, run)
+    return learner.encoder, {"epochs": len(curve), "curve": [line.as_dict() for line in curve]}
 
 
 _TRAINERS: Mapping[

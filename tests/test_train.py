@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -43,6 +44,13 @@ def assert_same_weights(one: str, other: str) -> None:
     assert left.keys() == right.keys()
     for name, weight in left.items():
         np.testing.assert_array_equal(weight, right[name], err_msg=name)
+
+
+def lines_of(uri: str) -> list[tuple[int, float, float]]:
+    """The learning curve in the artifact, without how fast it went."""
+    curve = cast("list[dict[str, Any]]", artifact.describe(uri).facts["curve"])
+    assert all(line["examples_per_s"] > 0 for line in curve)
+    return [(line["epoch"], line["loss"], line["recall@20"]) for line in curve]
 
 
 def trained(
@@ -106,7 +114,10 @@ def test_interrupted_and_taken_up_again_equals_one_go(
     )
     assert min(seen) == after + 1
     assert not checkpoint.exists()
-    assert_same_weights(uri, trained(data, tmp_path))
+    whole = trained(data, tmp_path)
+    assert_same_weights(uri, whole)
+    assert lines_of(uri) == lines_of(whole)
+    assert [line[0] for line in lines_of(uri)] == [1, 2, 3]
 
 
 def test_a_checkpoint_of_another_run_is_refused(data: Dataset, tmp_path: Path) -> None:
@@ -126,12 +137,14 @@ def test_a_checkpoint_of_another_run_is_refused(data: Dataset, tmp_path: Path) -
 
 def test_progress_tells_each_epoch_once_with_its_recall(data: Dataset, tmp_path: Path) -> None:
     told: list[Progress] = []
-    trained(data, tmp_path, progress=told.append)
+    uri = trained(data, tmp_path, progress=told.append)
     ends = [now for now in told if now.done == 1.0]
     assert [now.epoch for now in ends] == [1, 2, 3]
     assert all(now.epochs == 3 and now.recall is not None for now in ends)
     assert all(now.loss > 0 and now.examples_per_s > 0 for now in told)
     assert ends[-1].best == max(now.recall or 0 for now in ends)
+    curve = lines_of(uri)
+    assert curve == [(now.epoch, round(now.loss, 5), round(now.recall or 0, 5)) for now in ends]
 
 
 def test_training_stops_early_and_keeps_the_best_epoch(tmp_path: Path) -> None:

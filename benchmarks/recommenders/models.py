@@ -6,7 +6,7 @@ changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from encoders import baselines, content, evaluate, families, learning
 from encoders.batches import Batch
 from encoders.evaluate import Ranks
-from encoders.progress import Run
+from encoders.progress import Epoch, Run
 from encoders.protocols import Protocol
 from encoders.retrievalformer.learner import Learner as RetrievalFormerLearner
 from encoders.types import FloatArray
@@ -27,7 +27,7 @@ class Outcome:
 
     ranks: Ranks
     options: Mapping[str, Any]
-    epochs: int
+    curve: Sequence[Epoch] = ()  # of what was learnt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class _Popularity:
 
 def _popularity(protocol: Protocol, options: Mapping[str, Any], run: Run) -> Outcome:
     scorer = _Popularity(counts=evaluate.popularity(protocol.training))
-    return Outcome(ranks=_ranks(scorer, protocol, run), options=options, epochs=0)
+    return Outcome(ranks=_ranks(scorer, protocol, run), options=options)
 
 
 def _content(protocol: Protocol, options: Mapping[str, Any], run: Run) -> Outcome:
@@ -71,7 +71,7 @@ def _content(protocol: Protocol, options: Mapping[str, Any], run: Run) -> Outcom
     )
     asked = replace(protocol.training, dataset=data)
     ranks = evaluate.rank_with(encoder, asked, protocol.targets, seed=run.seed)
-    return Outcome(ranks=ranks, options=asdict(config), epochs=0)
+    return Outcome(ranks=ranks, options=asdict(config))
 
 
 def _baseline(name: str) -> Callable[[Protocol, Mapping[str, Any], Run], Outcome]:
@@ -92,10 +92,10 @@ def _retrievalformer(protocol: Protocol, options: Mapping[str, Any], run: Run) -
 
 
 def _learnt(learner: learning.Learner, protocol: Protocol, run: Run) -> Outcome:
-    epochs = learning.learn(learner, protocol.training, run)
+    curve = learning.learn(learner, protocol.training, run)
     ranks = _ranks(learner.scorer(), protocol, run)
     schedule: Any = learner.schedule
-    return Outcome(ranks=ranks, options=asdict(schedule), epochs=epochs)
+    return Outcome(ranks=ranks, options=asdict(schedule), curve=curve)
 
 
 def _ranks(scorer: evaluate.Scorer, protocol: Protocol, run: Run) -> Ranks:

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.recommenders import worlds
 from benchmarks.recommenders.models import MODELS, Outcome
-from encoders import protocols
+from encoders import checkpoints, protocols
 from encoders.dataset import Dataset
 from encoders.evaluate import Ranks
 from encoders.progress import Progress, Run
@@ -63,19 +63,13 @@ def do(asked: Asked, *, device: str) -> None:
         _say(f"{asked.path.name} is there already")
         return
     protocol = _protocol(asked)
-    curve: list[dict[str, float]] = []
     checkpoint = worlds.KEPT / asked.data / "checkpoints" / f"{asked.protocol}-{asked.name}"
-    run = Run(
-        seed=asked.seed, device=device, checkpoint=checkpoint, progress=_teller(asked, checkpoint)
-    )
+    run = Run(seed=asked.seed, device=device, checkpoint=checkpoint, progress=_teller(asked))
     began = time.monotonic()
     outcome = MODELS[asked.model].run(protocol, run, asked.more)
     seconds = time.monotonic() - began
-    curve_path = _curve_path(checkpoint)
-    if curve_path.exists():
-        curve = [json.loads(line) for line in curve_path.read_text().splitlines()]
-    _write(asked, protocol, outcome, curve, device=device, seconds=seconds)
-    _clear(checkpoint)
+    _write(asked, protocol, outcome, device=device, seconds=seconds)
+    checkpoints.remove(checkpoint)
 
 
 def _protocol(asked: Asked) -> Protocol:
@@ -85,25 +79,14 @@ def _protocol(asked: Asked) -> Protocol:
     return PROTOCOLS[asked.protocol](data, asked.seed)
 
 
-def _teller(asked: Asked, checkpoint: Path) -> Callable[[Progress], None]:
-    """Says how it goes, and keeps each epoch's line, also those before an interruption."""
+def _teller(asked: Asked) -> Callable[[Progress], None]:
+    """Says how it goes."""
     told = 0.0
     began = time.monotonic()
 
     def tell(now: Progress) -> None:
         nonlocal told
-        if now.recall is not None:
-            line = {
-                "epoch": now.epoch,
-                "loss": round(now.loss, 5),
-                "recall@20": round(now.recall, 5),
-                "examples_per_s": round(now.examples_per_s),
-            }
-            path = _curve_path(checkpoint)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as out:
-                out.write(json.dumps(line) + "\n")
-        elif time.monotonic() - told < SAID_S:
+        if now.recall is None and time.monotonic() - told < SAID_S:
             return
         told = time.monotonic()
         recall = "" if now.recall is None else f", recall@20 {now.recall:.4f} (best {now.best:.4f})"
@@ -120,7 +103,6 @@ def _write(
     asked: Asked,
     protocol: Protocol,
     outcome: Outcome,
-    curve: list[dict[str, float]],
     *,
     device: str,
     seconds: float,
@@ -129,10 +111,10 @@ def _write(
     found = {
         **asdict(asked),
         "options": dict(outcome.options),
-        "epochs": outcome.epochs,
+        "epochs": len(outcome.curve),
         "seconds": round(seconds, 1),  # since it was last started
         "metrics": {name: round(value, 6) for name, value in outcome.ranks.metrics().items()},
-        "curve": curve,
+        "curve": [line.as_dict() for line in outcome.curve],
         "users": len(data.user_keys),
         "items": len(data.items),
         "events": len(data.user),
@@ -167,17 +149,6 @@ def read_ranks(path: Path) -> Ranks:
             masked=found["masked"] / 2,
             unmasked=found["unmasked"] / 2,
         )
-
-
-def _curve_path(checkpoint: Path) -> Path:
-    return checkpoint.with_name(checkpoint.name + ".curve")
-
-
-def _clear(checkpoint: Path) -> None:
-    from encoders import checkpoints
-
-    checkpoints.remove(checkpoint)
-    _curve_path(checkpoint).unlink(missing_ok=True)
 
 
 def _commit() -> str:
