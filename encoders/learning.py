@@ -173,9 +173,8 @@ class _Run:
         if found is None:
             return
         self.network.load_state_dict(dict(found.groups["network"]))
-        lines = [Epoch(**line) for line in found.numbers["curve"]]
-        numbers = {**found.numbers, "curve": lines}
-        self.state = _State(**numbers, best_weights=dict(found.groups["best"]))
+        self.state = _State(**found.numbers, best_weights=dict(found.groups["best"]))
+        self.state.curve = [Epoch(**line) for line in found.numbers["curve"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in found.groups["optimizer"].items():
             number, _, what = name.partition(".")
