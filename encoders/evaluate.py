@@ -10,7 +10,7 @@ Shapes: B users of one chunk, U users asked about, N items, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, cast
@@ -41,14 +41,19 @@ class Ranks:
     unmasked: NDArray[np.float64]  # (U,)
 
     def metrics(self) -> dict[str, float]:
-        """recall@k and ndcg@k, masked and `_unmasked`; empty when nobody was asked about."""
+        """The means of `values`; empty when nobody was asked about."""
+        if not len(self.users):
+            return {}
+        return {name: float(value.mean()) for name, value in self.values().items()}
+
+    def values(self) -> dict[str, NDArray[np.float64]]:
+        """recall@k and ndcg@k of each user (U,), masked and `_unmasked`."""
         named = (("", self.masked), ("_unmasked", self.unmasked))
         return {
-            f"{metric}@{depth}{suffix}": float(value(ranks, depth).mean())
+            f"{metric}@{depth}{suffix}": value(ranks, depth)
             for suffix, ranks in named
             for depth in DEPTHS
             for metric, value in (("recall", hits), ("ndcg", gains))
-            if len(ranks)
         }
 
 
@@ -92,7 +97,7 @@ def rank_by(
     scorer: Scorer, data: Dataset, targets: IntArray, *, limit: int | None = None, seed: int = 0
 ) -> Ranks:
     """As `rank_with`, for what reads arrays: all items are scored by each call."""
-    users = _asked(targets, limit, seed)
+    users = asked_users(targets, limit, seed)
     masked, unmasked = np.zeros(len(users)), np.zeros(len(users))
     together = min(256, max(1, CHUNK_SCORES // max(1, len(data.items))))
     for start in range(0, len(users), together):
@@ -133,11 +138,24 @@ def mean_interval(
     values: NDArray[np.float64], *, resamples: int = 2_000, level: float = 0.95, seed: int = 0
 ) -> Interval:
     """The mean of per-user values (U,) with its bootstrap interval."""
+    return mean_intervals(values[:, None], resamples=resamples, level=level, seed=seed)[0]
+
+
+def mean_intervals(
+    values: NDArray[np.float64], *, resamples: int = 2_000, level: float = 0.95, seed: int = 0
+) -> list[Interval]:
+    """The same for M values of each user (U, M), each by the same draws."""
     rng = np.random.default_rng(seed)
     count = len(values)
-    drawn = [float(values[rng.integers(count, size=count)].mean()) for _ in range(resamples)]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+    drawn = np.empty((resamples, values.shape[1]))
+    for row in drawn:
+        times = np.bincount(rng.integers(count, size=count), minlength=count)
+        row[:] = times @ values / count
+    lows, highs = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return [
+        Interval(mean=float(mean), low=float(low), high=float(high))
+        for mean, low, high in zip(values.mean(axis=0), lows, highs, strict=True)
+    ]
 
 
 def rank_with(
@@ -145,27 +163,60 @@ def rank_with(
 ) -> Ranks:
     """Ranks of the target events (U of all users; -1: none) by this encoder, for at most `limit`
     users drawn with the seed. A user's history is everything before the target."""
-    users = _asked(targets, limit, seed)
+    users = asked_users(targets, limit, seed)
+    masked, unmasked = np.zeros(len(users)), np.zeros(len(users))
+    done = 0
+    for one in scored_with(encoder, split, targets, users):
+        part = slice(done, done := done + len(one.users))
+        masked[part], unmasked[part] = one.ranks()
+    return Ranks(users=users, masked=masked, unmasked=unmasked)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scored:
+    """Some users, the scores of all items for each, and what each saw before the target."""
+
+    users: IntArray  # (B,)
+    scores: FloatArray  # (B, N)
+    targets: NDArray[np.integer]  # (B,) items
+    seen: Sequence[NDArray[np.integer]]  # B times items
+
+    def ranks(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """As `rank`."""
+        return rank(self.scores, self.targets, self.seen)
+
+
+def scored_with(
+    encoder: Encoder, split: Split, targets: IntArray, users: IntArray
+) -> Iterator[Scored]:
+    """These users in order, some at a time, scored by the encoder without any index."""
     dataset, _ = datasets.readable(split.dataset)
     catalogue = _Catalogue(encoder, dataset.items)
-    masked, unmasked = np.zeros(len(users)), np.zeros(len(users))
     together = min(256, max(1, CHUNK_SCORES // max(1, len(dataset.items))))
     for start in range(0, len(users), together):
         chunk = users[start : start + together]
         states = [catalogue.state(dataset, int(u), int(targets[u])) for u in chunk]
-        scores = catalogue.scores(encoder, states)
-        part = slice(start, start + len(chunk))
-        masked[part], unmasked[part] = rank(
-            scores, dataset.item[targets[chunk]], [_seen(dataset, targets, u) for u in chunk]
+        yield Scored(
+            users=chunk,
+            scores=catalogue.scores(encoder, states),
+            targets=dataset.item[targets[chunk]],
+            seen=[_seen(dataset, targets, u) for u in chunk],
         )
-    return Ranks(users=users, masked=masked, unmasked=unmasked)
+
+
+def asked_users(targets: IntArray, limit: int | None = None, seed: int = 0) -> IntArray:
+    """The users whom something is asked of, at most `limit` of them, drawn with the seed."""
+    users = np.flatnonzero(targets >= 0)
+    if limit is not None and len(users) > limit:
+        users = np.sort(np.random.default_rng(seed).choice(users, limit, replace=False))
+    return users
 
 
 def rank_by_popularity(
     split: Split, targets: IntArray, *, limit: int | None = None, seed: int = 0
 ) -> Ranks:
     """What everybody gets who recommends the most frequent items to everybody."""
-    users = _asked(targets, limit, seed)
+    users = asked_users(targets, limit, seed)
     dataset = split.dataset
     counts = popularity(split)
     masked, unmasked = np.zeros(len(users)), np.zeros(len(users))
@@ -227,13 +278,6 @@ class _Catalogue:
             value=None if np.isnan(value) else value,
             occurred_at=_EPOCH + timedelta(microseconds=int(dataset.occurred_at[number])),
         )
-
-
-def _asked(targets: IntArray, limit: int | None, seed: int) -> IntArray:
-    users = np.flatnonzero(targets >= 0)
-    if limit is not None and len(users) > limit:
-        users = np.sort(np.random.default_rng(seed).choice(users, limit, replace=False))
-    return users
 
 
 def _seen(dataset: Dataset, targets: IntArray, user: int) -> NDArray[np.integer]:

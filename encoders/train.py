@@ -1,8 +1,10 @@
 """From a dataset to an encoder in its folder, with what is known of it.
 
 Training sees every event but the last two of each user: the last but one decides when to stop,
-the last is what the metrics in the artifact are about. Families that are only fitted (`content`)
-take any dataset, even an empty one; those that learn need users who did something.
+the last is what the metrics in the artifact are about. Which of several events of one moment is the
+last, the seed says: sources list them by item id, which a model would learn. Families that are only
+fitted (`content`) take any dataset, even an empty one; those that learn need users who did
+something.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import cast
 
-from encoders import artifact, dataset, evaluate, families
+from encoders import artifact, dataset, evaluate, families, protocols
 from encoders.dataset import Dataset, Split
 from encoders.errors import TrainingFailed
 from encoders.families import StorableEncoder
@@ -46,7 +48,7 @@ def train(
     options = families.configure(family, config or {})
     families.require_device(device)
     _set_threads(threads)
-    data, unreadable = dataset.readable(data)
+    data, unreadable = dataset.readable(protocols.shuffle_ties(data, seed=seed))
     split = dataset.leave_one_out(data)
     began = time.monotonic()
     trainer = _TRAINERS[family]
@@ -117,6 +119,7 @@ def _facts(split: Split, seed: int) -> dict[str, object]:
         "training_events": int(split.train.sum()),
         "dataset": data.fingerprint,
         "seed": seed,
+        "ties": "shuffled",
         "versions": {
             "python": platform.python_version(),
             **{

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from hashing import HashingEncoder, info
 
 from encoders.dataset import Dataset
-from encoders.types import UserQuery, UserState
+from encoders.types import ItemRecord, UserQuery, UserState
 from indexer import catalog, collection, database, gate, indexes, interactions, reindex, sync
 from indexer.catalog import spec
 from indexer.indexes import Index
@@ -73,6 +73,11 @@ class Judged:
 
     def insert_world(self, data: Dataset) -> None:
         """The world's items as rows, and what its users did as interactions."""
+        self.insert_items(data.items)
+        self.insert_events(data)
+
+    def insert_items(self, items: Sequence[ItemRecord]) -> None:
+        """Rows with the items' titles, genres and years."""
         with database.begin(self.engine) as connection:
             connection.execute(
                 sa.text(
@@ -87,9 +92,11 @@ class Judged:
                             {name: item.features[name] for name in ("genres", "year")}
                         ),
                     }
-                    for item in data.items
+                    for item in items
                 ],
             )
+
+    def insert_events(self, data: Dataset) -> None:
         events = [
             interactions.Interaction(
                 user_key=data.user_keys[int(user)],

@@ -112,3 +112,35 @@ def _film(genre: str, number: int, rng: np.random.Generator) -> ItemRecord:
             "studio": f"studio {int(rng.integers(6))}",
         },
     )
+
+
+def series_world(*, series: int, films: int, fans: int, events: int = 6, seed: int = 0) -> Dataset:
+    """Every user watches films of one series; a film says which it belongs to. So what is next is
+    among `films` films, whether anybody has watched it before or not."""
+    rng = np.random.default_rng(seed)
+    watched = [
+        (user, (user % series) * films + film)
+        for user in range(series * fans)
+        for film in rng.choice(films, events, replace=False).tolist()
+    ]
+    return dataset.arrange(
+        items=[
+            ItemRecord(
+                key=f"s{n // films}-{n % films}",
+                features={
+                    "title": f"part {n % films}",
+                    "genres": [f"series {n // films}"],
+                    "year": 1950 + n % 70,
+                },
+            )
+            for n in range(series * films)
+        ],
+        item_features=[
+            Feature(name="genres", kind="categories"),
+            Feature(name="year", kind="number"),
+        ],
+        user_keys=[f"u{n}" for n in range(series * fans)],
+        user=[user for user, _ in watched],
+        item=[item for _, item in watched],
+        occurred_at=[n * DAY_US for n in range(len(watched))],
+    )

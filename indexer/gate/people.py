@@ -10,10 +10,10 @@ from indexer import interactions
 from indexer.gate.subject import Subject
 from indexer.indexes import Index
 from indexer.interactions import Event
+from indexer.offline import DEPTH
 from indexer.query import Query, Retriever
 from indexer.query.asked import usable_features
 
-DEPTH = 20  # hits asked for, everywhere in the gate
 USERS_AT_ONCE = 64
 EVENTS_MAX = 1_000  # of one history; older ones are left out
 EVENTS_LEAST = 3  # of a user, as encoders.dataset.leave_one_out has it
@@ -45,7 +45,9 @@ class Person:
 
 
 def held_out(subject: Subject, *, limit: int) -> Iterator[list[Person]]:
-    """At most `limit` users with enough events, drawn by the seed, in batches."""
+    """At most `limit` users with enough events, drawn by the seed, in batches. Where several events
+    share the last moment, training drew which of them was the last: such users are left out, since
+    what is asked for may have been trained on."""
     catalog = subject.catalog.name
     keys = interactions.sample_users(
         subject.engine, catalog=catalog, limit=limit, seed=subject.seed, at_least=EVENTS_LEAST
@@ -64,6 +66,7 @@ def held_out(subject: Subject, *, limit: int) -> Iterator[list[Person]]:
                 target=events[-1].item_key,
             )
             for key, events in histories.items()
+            if events[-1].occurred_at > events[-2].occurred_at
         ]
 
 

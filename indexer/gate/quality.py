@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from encoders import evaluate
 from encoders.errors import EncoderError
 from indexer import interactions
+from indexer import offline as through
 from indexer.errors import CollectionMismatch, CollectionMissing
 from indexer.gate import people
 from indexer.gate.people import DEPTH, Person
@@ -75,11 +76,8 @@ def _asked(subject: Subject, indexes: Sequence[Index]) -> Iterator[list[Person]]
 def _ranks(retriever: Retriever, persons: Sequence[Person]) -> Ranks:
     encoder = retriever.encoder()
     answers = retriever.recommend_many([person.query(encoder) for person in persons])
-    places = [
-        answer.keys.index(person.target) + 1 if person.target in answer.keys else np.inf
-        for person, answer in zip(persons, answers, strict=True)
-    ]
-    return np.array(places, dtype=np.float64)
+    targets = [person.target for person in persons]
+    return through.places([answer.keys for answer in answers], targets)
 
 
 def _compared(subject: Subject, live: Index, new: Ranks, old: Ranks) -> Check:
@@ -158,13 +156,11 @@ def _first(subject: Subject) -> Check:
 
 
 def _popular_ranks(popular: Sequence[str], persons: Sequence[Person]) -> Ranks:
-    places: list[float] = []
+    offered: list[list[str]] = []
     for person in persons:
         hidden = person.seen - {person.target}
-        offered = [key for key in popular if key not in hidden][:DEPTH]
-        found = person.target in offered
-        places.append(offered.index(person.target) + 1 if found else np.inf)
-    return np.array(places, dtype=np.float64)
+        offered.append([key for key in popular if key not in hidden][:DEPTH])
+    return through.places(offered, [person.target for person in persons])
 
 
 def _not_asked(why: str) -> Check:

@@ -17,11 +17,11 @@ from indexer.gate.people import DEPTH, Person
 from indexer.gate.report import Check
 from indexer.gate.sieves import Sieve
 from indexer.gate.subject import Subject
+from indexer.offline import TIE
 from indexer.query import Retriever
 from indexer.stores import Search, Vector
 
 RECALL, FILTERED = "recall", "filtered recall"
-TIE = 1e-6  # scores nearer than that are equal: which of them comes first means nothing
 AT_ONCE = 32  # searches of one request
 SHOWN = 5  # filters named in a report, the worst first
 UNDER_FILTER = 4  # a filter gets that part of the queries
