@@ -24,7 +24,7 @@ PROGRESS_STEP_S = 0.1
 
 def json_document(value: object) -> None:
     """One JSON document on stdout, also for dataclasses, times and paths."""
-    print(json.dumps(value, default=_plain, indent=2, ensure_ascii=not _is_unicode()))
+    print(json.dumps(value, default=plain, indent=2, ensure_ascii=not _is_unicode()))
 
 
 def table(
@@ -145,7 +145,8 @@ def progress(label: str, total: float | None = None) -> Generator[Bar]:
         yield Bar(show, show.add_task(label, total=total))
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """What JSON lacks, in types that it has."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, datetime | date):

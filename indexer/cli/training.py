@@ -1,4 +1,4 @@
-"""`train`, `evaluate`, `encoders`: making towers and knowing how good they are."""
+"""`train`, `encoders`: making towers, and those that there are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same 
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (train, evaluate, encoders):
+    for command in (train, encoders):
         app.command(rich_help_panel=ENCODER_PANEL)(command)
 
 
@@ -63,7 +63,7 @@ def train(
 
     options = _checked(family, {"config": config, **_options(option)})
     with parts.opened() as opened:
-        data = _dataset(opened, catalog)
+        data = dataset(opened, catalog)
         checkpoint = _checkpoint(opened, family, catalog, {**options, "seed": seed})
         if fresh:
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -87,43 +87,6 @@ def train(
             )
     shutil.rmtree(checkpoint, ignore_errors=True)
     _show(info, as_json=as_json)
-
-
-def evaluate(
-    encoder: Annotated[
-        str | None, typer.Argument(help="Id (or its beginning) or address; else the newest.")
-    ] = None,
-    catalog: CatalogName = "items",
-    users: Annotated[int, typer.Option("--users", min=1, help="At most so many.")] = 10_000,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Rank each user's last event among all items, and compare with plain popularity."""
-    from encoders import artifact, dataset
-    from encoders import evaluate as evaluating
-
-    with parts.opened() as opened:
-        info = choose(opened, encoder)
-        split = dataset.leave_one_out(_dataset(opened, catalog))
-        if not (split.test >= 0).any():
-            raise UsageError(
-                f"catalog {catalog!r} has no user with three events or more: nothing to ask about. "
-                "Import interactions first: `twinspan import interactions FILE`."
-            )
-        tower = artifact.load(info.uri, expected_id=info.id, device=opened.settings.device)
-        ranks = evaluating.rank_with(tower, split, split.test, limit=users, seed=seed)
-        popular = evaluating.rank_by_popularity(split, split.test, limit=users, seed=seed)
-    found = {"encoder": ranks.metrics(), "popularity": popular.metrics()}
-    if as_json:
-        output.json_document(
-            {"id": info.id, "family": info.family, "users": len(ranks.users), **found}
-        )
-        return
-    output.table(
-        ("metric", info.id[:12], "popularity"),
-        [(name, value, found["popularity"][name]) for name, value in found["encoder"].items()],
-        title=f"{info.family}, {len(ranks.users):,} users, last event of each",
-    )
 
 
 def encoders(as_json: Json = False) -> None:
@@ -199,7 +162,7 @@ def _checked(family: str, options: dict[str, object]) -> dict[str, object]:
     return options
 
 
-def _dataset(opened: parts.Parts, catalog: str) -> Dataset:
+def dataset(opened: parts.Parts, catalog: str) -> Dataset:
     from indexer import catalog as catalogs
     from indexer import training_data
 
