@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import qdrant_edge
 import sqlalchemy as sa
-from gate_world import FILMS, QUICK, Judged, SlowEncoder, check, failed
+from gate_world import EPOCH, FILMS, QUICK, Judged, SlowEncoder, check, failed
 from hashing import HashingEncoder
 from qdrant_rest import QdrantRest
 from worlds import genre_world
 
 from encoders import train
-from indexer import catalog, collection, entries, gate, indexes
+from indexer import catalog, collection, entries, gate, indexes, interactions
 from indexer.catalog import spec
 from indexer.cli.app import run
 from indexer.gate import latency, ledger, quality, recall, stored
@@ -205,6 +206,19 @@ def test_an_encoder_trained_on_shuffled_labels_is_refused_and_the_true_one_is_no
     again = world.judge(world.start(towers_of_fans["true"]))
     assert failed(again) == [], again.refusal()
     assert check(again, quality.QUALITY).passed is True
+
+
+def test_who_did_two_things_at_the_last_moment_is_not_asked(world: Judged) -> None:
+    index = world.build("e", HashingEncoder())
+    for user, days in (("plain", (0, 1, 2)), ("tied", (0, 2, 2)), ("earlier tie", (0, 0, 2))):
+        interactions.add(
+            world.engine,
+            [
+                interactions.Interaction(user, f"k{number}", EPOCH + timedelta(days=day))
+                for number, day in enumerate(days)
+            ],
+        )
+    assert "asked of 2 users" in check(world.judge(index), quality.QUALITY).measured
 
 
 def test_filtered_recall_destroyed_is_refused_and_the_filter_is_named(

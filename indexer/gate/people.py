@@ -27,6 +27,7 @@ class Person:
     features: dict[str, object]
     history: tuple[Event, ...]
     target: str
+    tied: bool  # the event before the last shares its moment
 
     @property
     def seen(self) -> set[str]:
@@ -45,9 +46,7 @@ class Person:
 
 
 def held_out(subject: Subject, *, limit: int) -> Iterator[list[Person]]:
-    """At most `limit` users with enough events, drawn by the seed, in batches. Where several events
-    share the last moment, training drew which of them was the last: such users are left out, since
-    what is asked for may have been trained on."""
+    """At most `limit` users with enough events, drawn by the seed, in batches."""
     catalog = subject.catalog.name
     keys = interactions.sample_users(
         subject.engine, catalog=catalog, limit=limit, seed=subject.seed, at_least=EVENTS_LEAST
@@ -64,9 +63,9 @@ def held_out(subject: Subject, *, limit: int) -> Iterator[list[Person]]:
                 features=features.get(key, {}),
                 history=tuple(events[:-1]),
                 target=events[-1].item_key,
+                tied=events[-1].occurred_at == events[-2].occurred_at,
             )
             for key, events in histories.items()
-            if events[-1].occurred_at > events[-2].occurred_at
         ]
 
 

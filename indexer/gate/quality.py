@@ -57,19 +57,22 @@ def offline(subject: Subject) -> Check:
     for persons in _asked(subject, [subject.index, subject.live]):
         ranks.append((_ranks(ours, persons), _ranks(theirs, persons)))
     if not ranks:
-        return _not_asked("no user has three interactions with items of this catalog")
+        return _not_asked(
+            "no user has three interactions with items of this catalog, the last at its own moment"
+        )
     new, live = (np.concatenate(side) for side in zip(*ranks, strict=True))
     return _compared(subject, subject.live, new, live)
 
 
 def _asked(subject: Subject, indexes: Sequence[Index]) -> Iterator[list[Person]]:
-    """Users whose target one of the indexes holds: the catalog may have dropped it since."""
+    """Users whose target one of the indexes holds: the catalog may have dropped it since. Among
+    events of one moment training drew the last one, so a tied target may have been trained on."""
     for persons in people.held_out(subject, limit=subject.settings.gate_users):
         targets = [person.target for person in persons]
         there: set[str] = set()
         for index in indexes:
             there |= subject.store.fetch(index.ref, targets, payload=False).keys()
-        if kept := [person for person in persons if person.target in there]:
+        if kept := [one for one in persons if one.target in there and not one.tied]:
             yield kept
 
 
