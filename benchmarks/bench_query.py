@@ -20,29 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders import artifact, dataset
-from encoders import train as training
-from encoders.dataset import Dataset
-from encoders.types import EncoderInfo, Feature, ItemRecord
+from benchmarks import shop
+from indexer import catalog, database, schema, sync
+from indexer.catalog import spec
+from indexer.embedded import postgres
 from indexer.query import Hits, Query, Retriever
 from indexer.settings import Settings
-from indexer.stores import Collection, CollectionSpec, Point
 from indexer.stores.edge import EdgeStore
+from indexer.towers import Towers
 
 TARGET_P50_MS = 10.0
-GENRES = tuple(f"genre {n}" for n in range(20))
-BRANDS = tuple(f"brand {n}" for n in range(500))
-ITEM_FEATURES = (
-    Feature(name="genres", kind="categories"),
-    Feature(name="brand", kind="category"),
-    Feature(name="year", kind="number"),
-    Feature(name="price", kind="number"),
-)
-USER_FEATURES = (Feature(name="age", kind="number"), Feature(name="country", kind="category"))
-FIELDS = {"genres": "keyword", "brand": "keyword", "year": "integer", "price": "float"}
-COLLECTION = Collection(name="bench-1", catalog="bench")
-TRAINING_ITEMS, TRAINING_USERS, EVENTS_EACH = 2_000, 400, 20
-BATCH = 1_000
 WARM_UP = 50
 FILTER = {"genres": ["genre 1", "genre 2"], "year": {"gte": 1990}}
 
@@ -50,13 +37,13 @@ FILTER = {"genres": ["genre 1", "genre 2"], "year": {"gte": 1990}}
 def main() -> int:
     options = _options()
     rng = np.random.default_rng(options.seed)
-    with tempfile.TemporaryDirectory(prefix="twinspan-bench-") as folder:
-        items = _items(options.items, rng)
-        info = _encoder(options.family, items, Path(folder), rng)
-        store = EdgeStore(Path(folder) / "edge")
+    with tempfile.TemporaryDirectory(prefix="twinspan-bench-") as name:
+        folder = Path(name)
+        settings = Settings(data_dir=folder)
+        store = EdgeStore(folder / "edge")
         try:
-            _fill(store, info, items)
-            retriever = Retriever(store, alias="bench", settings=Settings(data_dir=Path(folder)))
+            alias = _build(store, options, settings)
+            retriever = Retriever(store, alias=alias, settings=settings)
             results = {
                 name: _measure(retriever, queries)
                 for name, queries in _workloads(options, rng).items()
@@ -83,93 +70,33 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _items(count: int, rng: np.random.Generator) -> list[ItemRecord]:
-    return [
-        ItemRecord(
-            key=f"item-{number}",
-            features={
-                "genres": [GENRES[g] for g in rng.choice(len(GENRES), rng.integers(1, 4), False)],
-                "brand": BRANDS[rng.integers(len(BRANDS))],
-                "year": int(rng.integers(1950, 2025)),
-                "price": round(float(rng.gamma(2.0, 20.0)), 2),
-            },
-        )
-        for number in range(count)
-    ]
-
-
-def _encoder(
-    family: str, items: Sequence[ItemRecord], folder: Path, rng: np.random.Generator
-) -> EncoderInfo:
-    """Trained for one epoch on the first items: its weights hardly matter for its speed."""
-    config: dict[str, object] = {"epochs": 1} if family != "content" else {}
-    _say(f"training {family} for an epoch")
-    return training.train(
-        family, _events(items[:TRAINING_ITEMS], rng), str(folder / "encoders"), config=config
-    )
-
-
-def _events(items: Sequence[ItemRecord], rng: np.random.Generator) -> Dataset:
-    count = TRAINING_USERS * EVENTS_EACH
-    return dataset.arrange(
-        items=items,
-        item_features=ITEM_FEATURES,
-        user_keys=[f"user-{number}" for number in range(TRAINING_USERS)],
-        user_records=[
-            {"age": int(rng.integers(16, 80)), "country": f"country {rng.integers(30)}"}
-            for _ in range(TRAINING_USERS)
-        ],
-        user_features=USER_FEATURES,
-        user=np.repeat(np.arange(TRAINING_USERS), EVENTS_EACH),
-        item=rng.integers(len(items), size=count),
-        occurred_at=1_600_000_000_000_000 + np.arange(count) * 60_000_000,
-    )
-
-
-def _fill(store: EdgeStore, info: EncoderInfo, items: Sequence[ItemRecord]) -> None:
-    store.ensure_collection(
-        CollectionSpec(
-            collection=COLLECTION,
-            vectors=info.vectors,
-            fields=FIELDS,  # type: ignore[arg-type]
-            metadata={
-                "format": 1,
-                "index_id": 1,
-                "encoder_id": info.id,
-                "encoder_uri": info.uri,
-                "catalog": COLLECTION.catalog,
-                "alias": "bench",
-                "returned": list(FIELDS),
-            },
-        )
-    )
-    tower = artifact.load(info.uri, expected_id=info.id)
+def _build(store: EdgeStore, options: argparse.Namespace, settings: Settings) -> str:
+    """The items are indexed and optimised, and live under the alias returned. The database has
+    ended: queries do without it."""
+    with postgres.start(settings.data_dir / "postgres", fsync=False) as server:
+        engine = database.engine(server.url)
+        try:
+            schema.migrate(engine)
+            catalog.attach(engine, spec.BUILTIN)
+            shop.insert(engine, 0, options.items)
+            _say(f"training {options.family} for an epoch")
+            encoder = shop.train(engine, settings.data_dir / "encoders", family=options.family)
+            index = shop.build(engine, store, encoder, queue="bench")
+            began = time.perf_counter()
+            sync.drain(engine, store, Towers(settings), settings, index_id=index.id)
+            _say(f"{options.items:,} items in {time.perf_counter() - began:.1f} s")
+        finally:
+            engine.dispose()
     began = time.perf_counter()
-    for start in range(0, len(items), BATCH):
-        part = items[start : start + BATCH]
-        encoded = tower.encode_items(part)
-        points = [
-            Point(
-                key=item.key,
-                vectors={name: rows[place] for name, rows in encoded.vectors.items()},
-                payload={**item.features, "_key": item.key, "_version": 1, "_fence": 1}
-                | dict(encoded.payload[place] if encoded.payload else {}),
-            )
-            for place, item in enumerate(part)
-        ]
-        store.write_if_newer(COLLECTION, points, fence=1, mode="upsert")
-    store.flush(COLLECTION)
-    _say(f"{len(items):,} items in {time.perf_counter() - began:.1f} s")
-    began = time.perf_counter()
-    store.optimize(COLLECTION)
-    store.point_alias("bench", COLLECTION.name)
+    store.optimize(index.ref)
+    store.point_alias(index.alias, index.collection)
     _say(f"optimised in {time.perf_counter() - began:.1f} s")
+    return index.alias
 
 
 def _query(options: argparse.Namespace, rng: np.random.Generator, where: object = None) -> Query:
     history = [f"item-{number}" for number in rng.integers(options.items, size=options.history)]
-    features = {"age": int(rng.integers(16, 80)), "country": f"country {rng.integers(30)}"}
-    return Query(history=history, features=features, where=where, k=20)
+    return Query(history=history, features={"age": int(rng.integers(16, 80))}, where=where, k=20)
 
 
 def _workloads(options: argparse.Namespace, rng: np.random.Generator) -> dict[str, list[Query]]:

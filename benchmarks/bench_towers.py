@@ -1,17 +1,15 @@
-"""How fast towers encode, load and learn, and how well they rank MovieLens-100K.
+"""How fast towers encode and load; how well they rank, `benchmarks/recommenders` says.
 
     python -m benchmarks.bench_towers [--items 20000] [--json FILE]
 
 One torch thread. The catalogue is synthetic: a title of six words, a brand, three tags, a price, a
-section. MovieLens is read from the folder `ml-100k` in TWINSPAN_DATA and left out, with a word,
-when it is not there.
+section.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -24,7 +22,7 @@ import numpy as np
 
 from encoders import artifact, dataset, train
 from encoders.dataset import Dataset
-from encoders.types import Encoder, EncoderInfo, Feature, HistoryItem, ItemRecord, UserState
+from encoders.types import Encoder, Feature, HistoryItem, ItemRecord, UserState
 
 TARGET_ITEMS_PER_S, TARGET_USER_MS = 20_000, 5.0
 BATCH, EVENTS, USERS = 512, 50, 300
@@ -48,17 +46,6 @@ class Speed:
     megabytes: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quality:
-    seconds: float
-    epochs: int
-    recall: float
-    recall_unmasked: float
-    ndcg: float
-    popularity: float
-    popularity_unmasked: float
-
-
 def main() -> int:
     options = _options()
     import torch
@@ -67,20 +54,15 @@ def main() -> int:
     data = _catalogue(options.items, np.random.default_rng(options.seed))
     with tempfile.TemporaryDirectory(prefix="twinspan-bench-") as root:
         speeds = {name: _speed(name, data, root) for name in VARIANTS}
-        folder = Path(os.environ.get("TWINSPAN_DATA", "")) / "ml-100k"
-        quality = _qualities(folder, root) if (folder / "u.data").exists() else {}
-    _print(options.items, speeds, quality)
+    _print(options.items, speeds)
     if options.json:
-        report = {
-            "speed": {name: asdict(one) for name, one in speeds.items()},
-            "movielens": {name: asdict(one) for name, one in quality.items()},
-        }
+        report = {name: asdict(one) for name, one in speeds.items()}
         options.json.write_text(json.dumps(report, indent=1))
     return 0
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="How fast towers encode, load and learn.")
+    parser = argparse.ArgumentParser(description="How fast towers encode and load.")
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", type=Path)
@@ -205,69 +187,7 @@ def _median(work: Callable[[], object], times: int) -> float:
     return float(np.median(taken))
 
 
-def _qualities(folder: Path, root: str) -> dict[str, Quality]:
-    data = read_movielens(folder)
-    families = {"content": "content", "retrievalformer, defaults": "retrievalformer"}
-    return {
-        name: _quality(train.train(family, data, root, progress=_tell, threads=1))
-        for name, family in families.items()
-    }
-
-
-def _quality(info: EncoderInfo) -> Quality:
-    return Quality(
-        seconds=float(str(info.facts["train_s"])),
-        epochs=int(str(info.facts.get("epochs", 0))),
-        recall=info.metrics["recall@20"],
-        recall_unmasked=info.metrics["recall@20_unmasked"],
-        ndcg=info.metrics["ndcg@20"],
-        popularity=info.metrics["popularity_recall@20"],
-        popularity_unmasked=info.metrics["popularity_recall@20_unmasked"],
-    )
-
-
-def read_movielens(folder: Path) -> Dataset:
-    """MovieLens-100K as its README describes it: title, year and genres; age, gender and work."""
-    lines = [line.split("|") for line in _lines(folder / "u.item")]
-    genres = [line.split("|")[0] for line in _lines(folder / "u.genre")]
-    people = [line.split("|") for line in _lines(folder / "u.user")]
-    ratings = np.asarray([line.split("\t") for line in _lines(folder / "u.data")], dtype=np.int64)
-    return dataset.arrange(
-        items=[
-            ItemRecord(
-                key=line[0],
-                features={
-                    "title": line[1],
-                    "year": line[2][-4:] or None,
-                    "genres": [g for g, on in zip(genres, line[5:], strict=True) if on == "1"],
-                },
-            )
-            for line in lines
-        ],
-        item_features=[
-            Feature(name="title", kind="text"),
-            Feature(name="year", kind="number"),
-            Feature(name="genres", kind="categories"),
-        ],
-        user_keys=[line[0] for line in people],
-        user_records=[{"age": line[1], "gender": line[2], "work": line[3]} for line in people],
-        user_features=[
-            Feature(name="age", kind="number"),
-            Feature(name="gender", kind="category"),
-            Feature(name="work", kind="category"),
-        ],
-        user=ratings[:, 0] - 1,
-        item=ratings[:, 1] - 1,
-        occurred_at=ratings[:, 3] * 1_000_000,
-        value=ratings[:, 2].astype(np.float32),
-    )
-
-
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text("latin1").split("\n") if line]
-
-
-def _print(items: int, speeds: Mapping[str, Speed], quality: Mapping[str, Quality]) -> None:
+def _print(items: int, speeds: Mapping[str, Speed]) -> None:
     print(f"{items:,} items of five features, one torch thread. Targets: {TARGET_ITEMS_PER_S:,}")
     print(
         f"items/s without a frozen text, {TARGET_USER_MS:g} ms for one user of {EVENTS} events.\n"
@@ -283,24 +203,6 @@ def _print(items: int, speeds: Mapping[str, Speed], quality: Mapping[str, Qualit
             f"| {s.user_p50_ms:.1f} / {s.user_p95_ms:.1f} ms | {s.users_per_s:,.0f} "
             f"| {s.load_s:.1f} s | {s.megabytes:.1f} MB |"
         )
-    if not quality:
-        print("\nTWINSPAN_DATA names no folder with ml-100k: ranking was not measured.")
-        return
-    print("\nMovieLens-100K, leave-one-out, all 1,682 films ranked; default options, one thread:\n")
-    print("| | training | recall@20 | unmasked | ndcg@20 |")
-    print("|---|---|---|---|---|")
-    for name, q in quality.items():
-        print(
-            f"| {name} | {q.seconds:.0f} s, {q.epochs} epochs | {q.recall:.4f} "
-            f"| {q.recall_unmasked:.4f} | {q.ndcg:.4f} |"
-        )
-    q = next(iter(quality.values()))
-    print(f"| popularity | | {q.popularity:.4f} | {q.popularity_unmasked:.4f} | |")
-
-
-def _tell(now: train.Progress) -> None:
-    if now.done == 1.0:
-        _say(f"epoch {now.epoch}/{now.epochs}: loss {now.loss:.3f}, recall@20 {now.recall}")
 
 
 def _say(text: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 import torch
 from worlds import checkerboard, genre_world
 
@@ -29,6 +30,7 @@ from encoders.types import (
     UserState,
     VectorSpec,
 )
+from indexer import catalog, importing, training_data
 
 SMALL: dict[str, object] = {"width": 16, "epochs": 3, "windows": 8, "patience": 3}
 
@@ -468,51 +470,13 @@ def test_asking_fewer_users_asks_the_same_ones_each_time() -> None:
 
 
 @pytest.fixture
-def movielens() -> Dataset:
+def movielens(engine: sa.Engine) -> Dataset:
     folder = os.environ.get("TWINSPAN_DATA")
-    if not folder or not (Path(folder) / "ml-100k" / "u.data").exists():
+    if not folder or not (Path(folder) / "ml-100k").is_dir():
         pytest.skip("TWINSPAN_DATA names no folder with ml-100k")
-    return read_movielens(Path(folder) / "ml-100k")
-
-
-def read_movielens(folder: Path) -> Dataset:
-    lines = [line.split("|") for line in _lines(folder / "u.item")]
-    genres = [line.split("|")[0] for line in _lines(folder / "u.genre")]
-    people = [line.split("|") for line in _lines(folder / "u.user")]
-    ratings = np.asarray([line.split("\t") for line in _lines(folder / "u.data")], dtype=np.int64)
-    return dataset.arrange(
-        items=[
-            ItemRecord(
-                key=line[0],
-                features={
-                    "title": line[1],
-                    "year": line[2][-4:] or None,
-                    "genres": [g for g, on in zip(genres, line[5:], strict=True) if on == "1"],
-                },
-            )
-            for line in lines
-        ],
-        item_features=[
-            Feature(name="title", kind="text"),
-            Feature(name="year", kind="number"),
-            Feature(name="genres", kind="categories"),
-        ],
-        user_keys=[line[0] for line in people],
-        user_records=[{"age": line[1], "gender": line[2], "work": line[3]} for line in people],
-        user_features=[
-            Feature(name="age", kind="number"),
-            Feature(name="gender", kind="category"),
-            Feature(name="work", kind="category"),
-        ],
-        user=ratings[:, 0] - 1,
-        item=ratings[:, 1] - 1,
-        occurred_at=ratings[:, 3] * 1_000_000,
-        value=ratings[:, 2].astype(np.float32),
-    )
-
-
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text("latin1").split("\n") if line]
+    attached = catalog.attach(engine, catalog.spec.BUILTIN)
+    importing.movielens(engine, Path(folder) / "ml-100k")
+    return training_data.read_dataset(engine, attached)
 
 
 @pytest.mark.slow

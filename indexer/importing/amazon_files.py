@@ -17,8 +17,9 @@ from indexer.errors import ImportFailed
 from indexer.importing import columns, generic, loading, reading, sources, values
 from indexer.importing.report import Job, OnProgress, Report
 from indexer.importing.sources import Source
-from indexer.interactions import Interaction
+from indexer.interactions import DEFAULT_CATALOG, Interaction
 
+SEQUENCES, ITEMS, GAPS = "sequences.txt", "items.jsonl", "time_gaps.txt"
 EVENT = "purchase"
 START = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -27,44 +28,36 @@ def load(
     engine: sa.Engine,
     path: Path,
     *,
-    catalog: str,
+    catalog: str = DEFAULT_CATALOG,
     strict: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Report:
-    """Items and purchases are in `public.items` and `interactions`. `path` is the folder."""
+    """Items and purchases are in `public.items` and `interactions`. `path` is the folder of
+    `sequences.txt` and `items.jsonl` (plain or .gz)."""
     job = Job(strict=strict, on_progress=on_progress)
     found = {source.stem: source for source in reversed(sources.folder(path))}
-    missing = [name for name in ("sequences.txt", "items.jsonl") if name not in found]
+    missing = [name for name in (SEQUENCES, ITEMS) if name not in found]
     if missing:
-        raise ImportFailed(
-            f"{path}: there is no {missing[0]}. It needs sequences.txt, items.jsonl."
-        )
-    table = reading.table(found["items.jsonl"].path)
+        raise ImportFailed(f"{path}: there is no {missing[0]}. It needs {SEQUENCES}, {ITEMS}.")
+    table = reading.table(found[ITEMS].path)
     meant = columns.resolve(columns.ITEMS, {"key": "id"}, table.columns, table.source.name)
     if "description" not in meant and "category_text" in table.columns:
         meant["description"] = "category_text"
-    events = found["sequences.txt"]
+    events = found[SEQUENCES]
     return loading.load(
         engine,
         job,
         source=f"Amazon-style data in {path}",
         catalog=catalog,
-        items=job.follow(
-            generic.items_of(table, meant, {}, job), "items", table.position, table.source.size
-        ),
-        events=job.follow(
-            _events(events, found.get("time_gaps.txt"), job),
-            "interactions",
-            events.position,
-            events.size,
-        ),
+        items=job.follow(generic.items_of(table, meant, {}, job), "items", table),
+        events=job.follow(_events(events, found.get(GAPS), job), "interactions", events),
     )
 
 
 def _events(source: Source, gaps: Source | None, job: Job) -> Iterator[Interaction]:
     job.note(
         f"{source.file_name} has no times: they were made, from 2000-01-01 on, "
-        + ("with the days between events of time_gaps.txt." if gaps else "a second apart.")
+        + (f"with the days between events of {GAPS}." if gaps else "a second apart.")
         + " Orders within a user are real, times between users are not."
     )
     days: Mapping[str, Sequence[int]] = _gaps(gaps) if gaps else {}

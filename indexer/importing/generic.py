@@ -15,11 +15,12 @@ from typing import TypeVar, cast
 
 import sqlalchemy as sa
 
-from indexer.importing import columns, loading, reading, values
+from indexer.importing import columns as meanings
+from indexer.importing import loading, reading, values
 from indexer.importing.loading import Item
 from indexer.importing.reading import Table
-from indexer.importing.report import Job, Report
-from indexer.interactions import Interaction, User
+from indexer.importing.report import Job, OnProgress, Report
+from indexer.interactions import DEFAULT_CATALOG, Interaction, User
 
 PROSE = ("title", "description")
 LISTS = ("genres", "categories", "tags")
@@ -35,71 +36,68 @@ Row = TypeVar("Row")
 def load_items(
     engine: sa.Engine,
     path: Path,
-    job: Job,
     *,
-    said: Mapping[str, str],
-    format: str | None,
-    encoding: str | None,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    encoding: str | None = None,
+    strict: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Report:
-    """The file's rows are in `public.items`; a column without a meaning is an attribute."""
+    """The rows of one file are in `public.items`. `columns` says field -> column where names do not
+    tell (fields: key, title, description, genres, categories, tags, year, brand, price); a column
+    without a meaning is an attribute."""
+    job = Job(strict=strict, on_progress=on_progress)
     table = reading.table(path, format=format, encoding=encoding)
-    meant = columns.resolve(columns.ITEMS, said, table.columns, str(path))
-    cells = _cells(table, job, meant)
-    rows = items_of(table, meant, cells, job)
-    return loading.load(engine, job, source=str(path), items=_followed(job, "items", table, rows))
+    meant = meanings.resolve(meanings.ITEMS, columns or {}, table.columns, str(path))
+    rows = items_of(table, meant, _cells(table, job, meant), job)
+    return loading.load(engine, job, source=str(path), items=job.follow(rows, "items", table))
 
 
 def load_users(
     engine: sa.Engine,
     path: Path,
-    job: Job,
     *,
-    said: Mapping[str, str],
-    format: str | None,
-    encoding: str | None,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    encoding: str | None = None,
+    strict: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Report:
-    """The file's rows are in `users`; every column but the key is a feature."""
+    """The rows of one file are in `users`; every column but the key is a feature (field: key)."""
+    job = Job(strict=strict, on_progress=on_progress)
     table = reading.table(path, format=format, encoding=encoding)
-    meant = columns.resolve(columns.USERS, said, table.columns, str(path))
+    meant = meanings.resolve(meanings.USERS, columns or {}, table.columns, str(path))
     cells = _cells(table, job, meant)
-    rows = (_user(place, row, meant, cells, job) for place, row in table.rows(job))
-    return loading.load(
-        engine, job, source=str(path), users=_followed(job, "users", table, _there(rows))
-    )
+    rows = _there(_user(place, row, meant, cells, job) for place, row in table.rows(job))
+    return loading.load(engine, job, source=str(path), users=job.follow(rows, "users", table))
 
 
 def load_interactions(
     engine: sa.Engine,
     path: Path,
-    job: Job,
     *,
-    catalog: str,
-    said: Mapping[str, str],
-    format: str | None,
-    encoding: str | None,
+    catalog: str = DEFAULT_CATALOG,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    encoding: str | None = None,
+    strict: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Report:
-    """The file's rows are in `interactions`; columns without a meaning are not kept."""
+    """The rows of one file are in `interactions` (fields: user, item, occurred_at, event, value);
+    columns without a meaning are not kept."""
+    job = Job(strict=strict, on_progress=on_progress)
     table = reading.table(path, format=format, encoding=encoding)
-    meant = columns.resolve(columns.INTERACTIONS, said, table.columns, str(path))
+    meant = meanings.resolve(meanings.INTERACTIONS, columns or {}, table.columns, str(path))
     ignored = [column for column in table.columns if column not in meant.values()]
     if ignored:
         job.note(f"columns that interactions have no place for: {', '.join(ignored)}")
-    rows = (_interaction(place, row, meant, job) for place, row in table.rows(job))
-    return loading.load(
-        engine,
-        job,
-        source=str(path),
-        catalog=catalog,
-        events=_followed(job, "interactions", table, _there(rows)),
-    )
+    rows = _there(_interaction(place, row, meant, job) for place, row in table.rows(job))
+    events = job.follow(rows, "interactions", table)
+    return loading.load(engine, job, source=str(path), catalog=catalog, events=events)
 
 
 def _there(rows: Iterable[Row | None]) -> Iterator[Row]:
     return (row for row in rows if row is not None)
-
-
-def _followed(job: Job, step: str, table: Table, rows: Iterator[Row]) -> Iterator[Row]:
-    return job.follow(rows, step, table.position, table.source.size)
 
 
 # -- rows ------------------------------------------------------------------------------------------

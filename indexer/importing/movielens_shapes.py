@@ -13,10 +13,9 @@ The item files of the old ones are latin-1, the new ones UTF-8: whichever fits i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -24,8 +23,7 @@ from indexer.errors import ImportFailed
 from indexer.importing import loading, movielens_files, sources
 from indexer.importing.report import Job, OnProgress, Report
 from indexer.importing.sources import Source
-
-Row = TypeVar("Row")
+from indexer.interactions import DEFAULT_CATALOG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +97,7 @@ def load(
     engine: sa.Engine,
     path: Path,
     *,
-    catalog: str,
+    catalog: str = DEFAULT_CATALOG,
     strict: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Report:
@@ -112,16 +110,21 @@ def load(
     if users is None or shape.read_users is None:
         job.note("there is no file of users: their features stay as they are")
     else:
-        people = _followed(job, "users", users, shape.read_users(users, job))
+        people = job.follow(shape.read_users(users, job), "users", users)
     return loading.load(
         engine,
         job,
         source=f"MovieLens ({shape.name}) in {path}",
         catalog=catalog,
-        items=_followed(job, "items", items, shape.read_items(items, job)),
+        items=job.follow(shape.read_items(items, job), "items", items),
         users=people,
-        events=_followed(job, "interactions", events, shape.read_events(events, job, files)),
+        events=job.follow(shape.read_events(events, job, files), "interactions", events),
     )
+
+
+def edition(path: Path) -> str:
+    """Which edition of MovieLens lies at `path`, by its files. Raises ImportFailed when none."""
+    return find(path)[0].name
 
 
 def find(path: Path) -> tuple[Shape, dict[str, Source]]:
@@ -135,10 +138,10 @@ def find(path: Path) -> tuple[Shape, dict[str, Source]]:
     if typed:
         return TYPED, typed
     names = ", ".join(sorted({one.file_name for one in found})[:12]) or "nothing"
-    wanted = "; or ".join(" and ".join(shape.files) for shape in SHAPES)
+    shapes = [shape.files for shape in SHAPES] + [tuple(f"NAME.{one}" for one in TYPED.files)]
+    wanted = "; or ".join(" and ".join(files) for files in shapes)
     raise ImportFailed(
-        f"{path} does not look like MovieLens. It needs {wanted}; or NAME.inter and NAME.item. "
-        f"There is: {names}."
+        f"{path} does not look like MovieLens. It needs {wanted}. There is: {names}."
     )
 
 
@@ -151,17 +154,13 @@ def _by_folder(found: Iterable[Source]) -> list[dict[str, Source]]:
 
 
 def _typed_files(path: Path, found: Iterable[Source]) -> dict[str, Source]:
-    """The typed files by their ending: "inter", "item", "user"."""
+    """The typed files of one data set by their ending."""
     named: dict[str, dict[str, Source]] = {}
     for source in found:
         stem, _, ending = source.stem.rpartition(".")
-        if ending in {"inter", "item", "user"}:
+        if ending in {*TYPED.files, TYPED.users}:
             named.setdefault(stem, {})[ending] = source
-    whole = {stem: files for stem, files in named.items() if {"inter", "item"} <= files.keys()}
+    whole = {stem: files for stem, files in named.items() if {*TYPED.files} <= files.keys()}
     if len(whole) > 1:
         raise ImportFailed(f"{path} holds several data sets: {', '.join(whole)}. Name a folder.")
     return next(iter(whole.values())) if whole else {}
-
-
-def _followed(job: Job, step: str, source: Source, rows: Iterator[Row]) -> Iterator[Row]:
-    return job.follow(rows, step, source.position, source.size)

@@ -45,6 +45,10 @@ class Table:
     textual: bool
     position: Callable[[], int]
 
+    @property
+    def size(self) -> int:
+        return self.source.size
+
 
 def table(path: Path, *, format: str | None = None, encoding: str | None = None) -> Table:
     """The file as a table, its format by its ending unless given. Raises ImportFailed for a file

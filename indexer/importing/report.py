@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from indexer.errors import ImportFailed
 from indexer.interactions import Merged
@@ -28,6 +28,15 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+class Followed(Protocol):
+    """A file of which `position` bytes of `size` have been read."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def position(self) -> Callable[[], int]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +89,16 @@ class Job:
         if text not in self.notes:
             self.notes.append(text)
 
-    def follow(
-        self, rows: Iterable[Row], step: str, position: Callable[[], int], total: int
-    ) -> Iterator[Row]:
-        """The same rows; progress is told every few thousand of them and at the end."""
+    def follow(self, rows: Iterable[Row], step: str, file: Followed) -> Iterator[Row]:
+        """The same rows, out of that file; progress is told every few thousand of them and at the
+        end."""
         count = 0
         for row in rows:
             yield row
             count += 1
             if count % PROGRESS_ROWS == 0:
-                self.tell(step, count, position(), total)
-        self.tell(step, count, total, total)
+                self.tell(step, count, file.position(), file.size)
+        self.tell(step, count, file.size, file.size)
 
     def tell(self, step: str, rows: int, bytes_read: int, bytes_total: int) -> None:
         if self.on_progress is not None:
