@@ -41,7 +41,7 @@ from indexer.stores import Point, VectorStore
 from indexer.stores.qdrant import QdrantStore
 from indexer.towers import Tower, Towers
 from indexer.verify import records
-from workers import upkeep, watch
+from workers import leading, upkeep, watch
 from workers.app import make_app
 from workers.bell import Bell
 
@@ -113,7 +113,7 @@ def test_a_workers_whole_life_needs_no_more_rights_than_it_has(
         return sync.drain(worker, world.store, _Towers(), settings)  # type: ignore[arg-type]
 
     assert schema.check(worker) == schema.HEAD
-    with watch.Lock(worker) as lock:  # as the watcher does
+    with leading.Lock(worker, key=watch.LEADER_LOCK, silent_s=60) as lock:  # as the watcher does
         assert lock.take()
         assert lock.look().work
         assert drain().outages == []

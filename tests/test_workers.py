@@ -30,9 +30,10 @@ from indexer.towers import Towers
 from workers import tasks, thread, watch
 from workers.app import MEMORY, QUEUE, check_pool, make_app
 from workers.bell import Bell, BrokerUnavailable
+from workers.leading import Lock
 from workers.rings import REPEAT_MAX_S, REPEAT_S, Rings
 from workers.tasks import Drainer, StopFlag
-from workers.watch import Lock, Watcher
+from workers.watch import Watcher
 
 Service = Callable[[str], str]
 
@@ -529,11 +530,53 @@ def _listens(engine: sa.Engine) -> bool:
 
 def test_the_lock_is_free_once_its_connection_is_closed(database_url: str) -> None:
     engine = watch.engine(database_url)
-    with Lock(engine) as other:
-        with Lock(engine) as one:
+    with Lock(engine, key=watch.LEADER_LOCK, silent_s=60) as other:
+        with Lock(engine, key=watch.LEADER_LOCK, silent_s=60) as one:
             assert one.take()
             assert not other.take()
         wait_until(other.take, within_s=5, what="the lock is free")
+    engine.dispose()
+
+
+LEADS = """
+import sys, time
+from indexer.errors import DatabaseUnavailable
+from workers import watch
+from workers.leading import Lock
+
+with Lock(watch.engine(sys.argv[1]), key=watch.LEADER_LOCK, silent_s=1) as lock:
+    print(lock.take(), flush=True)
+    try:
+        for looks in range(100_000):
+            lock.look()
+            if looks == 40:
+                print("still", flush=True)
+            time.sleep(0.05)
+    except DatabaseUnavailable as cause:
+        print("lost", flush=True)
+"""
+
+
+def test_a_leader_that_is_frozen_loses_its_lock_and_notices_when_it_wakes(
+    database_url: str,
+) -> None:
+    engine = watch.engine(database_url)
+    program = [sys.executable, "-c", LEADS, database_url]
+    with (
+        subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as leader,
+        Lock(engine, key=watch.LEADER_LOCK, silent_s=60) as other,
+    ):
+        try:
+            assert leader.stdout is not None
+            assert leader.stdout.readline() == "True\n"
+            assert leader.stdout.readline() == "still\n"  # longer than it may be silent: it is not
+            assert not other.take()
+            leader.send_signal(signal.SIGSTOP)
+            wait_until(other.take, within_s=20, what="the lock of the frozen leader is free")
+            leader.send_signal(signal.SIGCONT)
+            assert leader.stdout.readline() == "lost\n"
+        finally:
+            leader.kill()
     engine.dispose()
 
 

@@ -1,15 +1,15 @@
 """Upkeep: what nobody waits for. Indexes are verified without end, at a low rate, and what has had
 its time is cleared away.
 
-Every worker has a thread for it, and an advisory lock lets one of all of them work. It reads little
-at a time and changes nothing itself: what is to be repaired goes through the ledger's queue, behind
-every change. It loads no encoder, so vectors are compared by the hash of what they were made of.
+Every worker has a thread for it, and one of all of them works (`workers/leading.py`). It reads
+little at a time and changes nothing itself: what is to be repaired goes through the ledger's queue,
+behind every change. It loads no encoder, so vectors are compared by the hash of what they were made
+of.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ from typing import Protocol
 import sqlalchemy as sa
 
 from indexer import history, indexes, shadow_reads, tidying
-from indexer.errors import TwinspanError
 from indexer.indexes import Index
 from indexer.settings import Settings
 from indexer.stores import VectorStore
 from indexer.verify import records, running
 from indexer.verify.comparison import Options
 from indexer.verify.records import Record
+from workers.leading import Leading, Lock
 from workers.services import LazyServices, Services
-from workers.watch import Lock
 
 log = logging.getLogger(__name__)
 
 UPKEEP_LOCK = 7_204_005  # pg_try_advisory_lock key, one per database
+SILENT_S = 120.0  # one that does not look for longer, as when a store hangs, keeps up no more
 FOLLOW_S = 10.0  # how often those who do not keep up try to
 LOOK_S = 2.0  # between two slices of verification
 ROUND_S = 60.0  # between two beginnings of a round: a small index is not compared all the time
@@ -39,7 +39,6 @@ SLICE_ITEMS = 100  # at a time: a worker in the same process waits for no more t
 TIDY_S = 60.0  # between two times of clearing away
 TRIM_ROWS, TRIMS = 5_000, 20  # old rows deleted by one statement; statements each time, per table
 PAUSE_S, PAUSE_MAX_S = 1.0, 60.0  # after an error, doubled each time in a row
-STOP_S = 10.0  # patience with the thread at the end
 
 
 class Trim(Protocol):
@@ -48,55 +47,31 @@ class Trim(Protocol):
     def __call__(self, engine: sa.Engine, *, kept_s: float, limit: int) -> int: ...
 
 
-class Upkeep:
-    """A thread that keeps up, or waits to, from `start` until `stop`. Nothing that happens to
-    database or store ends it. `services` are asked for in the thread, when first needed; `own`
-    ones are closed by it."""
+class Upkeep(Leading):
+    """Keeps up, or waits to, from `start` until `stop`. `services` are asked for in the thread,
+    when first needed; `own` ones are closed by it."""
 
     def __init__(self, settings: Settings, services: Services, *, own: bool = False) -> None:
+        super().__init__(
+            name="upkeep",
+            key=UPKEEP_LOCK,
+            silent_s=SILENT_S,
+            follow_s=FOLLOW_S,
+            pause_s=PAUSE_S,
+            pause_max_s=PAUSE_MAX_S,
+        )
         self._settings = settings
         self._services = services
         self._own = own
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="twinspan-upkeep", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
+    def _database(self) -> sa.Engine:
+        return self._services.engine
 
-    def stop(self) -> None:
-        """The thread is gone, unless a server does not answer."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_S)
-
-    def _run(self) -> None:
-        pause_s = PAUSE_S
-        while not self._stop.is_set():
-            started = time.monotonic()
-            try:
-                self._follow()
-            except TwinspanError as cause:
-                log.warning("upkeep waits: %s", cause)
-            except Exception:
-                log.exception("upkeep met a bug, and goes on")
-            if time.monotonic() - started > PAUSE_MAX_S:  # it worked for a while
-                pause_s = PAUSE_S
-            self._stop.wait(pause_s)
-            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+    def _ended(self) -> None:
         if self._own and isinstance(self._services, LazyServices):
             self._services.close()
 
-    def _follow(self) -> None:
-        """Keep up as soon as nobody else does. Returns at the stop; raises for an outage."""
-        while not self._stop.is_set():
-            with Lock(self._services.engine, key=UPKEEP_LOCK) as lock:
-                if lock.take():
-                    log.info("upkeep is done here")
-                    self._keep(lock)
-                    return
-            self._stop.wait(FOLLOW_S)
-
-    def _keep(self, lock: Lock) -> None:
+    def _lead(self, lock: Lock) -> None:
         engine, store = self._services.engine, self._services.store
         rounds = Rounds(engine, store, self._settings)
         tidied_at = time.monotonic() - TIDY_S
