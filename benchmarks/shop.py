@@ -62,7 +62,7 @@ def train(engine: sa.Engine, root: Path, *, family: str = "retrievalformer") -> 
         item=rng.integers(len(found), size=count),
         occurred_at=1_600_000_000_000_000 + np.arange(count) * 60_000_000,
     )
-    config: dict[str, object] = {} if family == "content" else {"epochs": 1}
+    config: dict[str, object] = {} if family == "content" else {"epochs": 1, "text_as": "words"}
     return training.train(family, events, str(root), config=config)
 
 
