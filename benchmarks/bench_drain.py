@@ -24,7 +24,7 @@ import qdrant_edge as edge
 import sqlalchemy as sa
 
 from benchmarks import shop
-from indexer import catalog, changes, database, entries_sql, schema, sync
+from indexer import catalog, changes, database, entries_sql, schema, sync, tables
 from indexer.catalog import spec
 from indexer.embedded import postgres
 from indexer.settings import Settings
@@ -41,7 +41,7 @@ STAGES = ("claim", "read", "plan", "encode", "write", "ack", "route", "load")
 PLAIN_CLAIM = sa.text(f"""
     WITH due AS (
         SELECT item_key, content_hash, payload_hash FROM indexer.entries
-        WHERE index_id = :index_id AND {entries_sql.DUE}
+        WHERE index_id = :index_id AND {tables.DUE}
         ORDER BY lane, changed_at LIMIT :limit FOR UPDATE SKIP LOCKED
     )
     UPDATE indexer.entries AS e

@@ -29,7 +29,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from benchmarks import shop
-from indexer import catalog, database, embedded, entries, rollout, schema, sync
+from indexer import catalog, database, embedded, ledger, rollout, schema, sync
 from indexer.catalog import spec
 from indexer.embedded import postgres
 from indexer.indexes import Index
@@ -129,7 +129,7 @@ def _prepare(engine: sa.Engine, store: VectorStore, folder: Path, *, queue: str)
     index = shop.build(engine, store, encoder, queue=queue)
     settings = Settings(data_dir=folder / "prepare")
     towers = Towers(settings)
-    while entries.summary(engine)[index.id].dirty:
+    while ledger.summary(engine)[index.id].dirty:
         sync.drain(engine, store, towers, settings)
     return rollout.promote(engine, store, towers, settings, index.id)
 

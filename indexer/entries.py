@@ -1,8 +1,8 @@
 """The ledger: one row per item and index, at once queue, ledger and drift check.
 
-Owner of table `entries`. An entry is dirty while `wanted > written`. Claims, acks and releases are
-short transactions of their own; nothing here waits for a model or a store. Locks are taken in key
-order, or skipped.
+Owner of table `entries`, which `ledger` counts. An entry is dirty while `wanted > written`. Claims,
+acks and releases are short transactions of their own; nothing here waits for a model or a store.
+Locks are taken in key order, or skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ BACKFILL_SHARE = 8  # one in eight
 
 # How long a vanished writer's write may still arrive, in seconds, and how long tombstones are kept.
 TOMBSTONE_S = 86_400.0
-
 
 IN_FLIGHT_S = 5.0  # a change that is younger than this is on its way, not missed
 
@@ -81,18 +80,6 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
-    """An item that could not be indexed, and why."""
-
-    index_id: int
-    key: str
-    error: str
-    attempts: int
-    quarantined: bool
-    due_at: datetime
-
-
-@dataclass(frozen=True, kw_only=True)
 class Entry:
     """The ledger's word on one item: what it believes to be in the store, unless it is dirty."""
 
@@ -108,40 +95,6 @@ class Entry:
     @property
     def dirty(self) -> bool:
         return self.wanted > self.written
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """How one index stands. `oldest_s` is the age in seconds of the oldest live change or delete
-    that is not in the store yet; None when there is none."""
-
-    index_id: int
-    present: int
-    deletes: int
-    live: int
-    backfill: int
-    quarantined: int
-    failing: int
-    leased: int
-    oldest_s: float | None
-
-    @property
-    def dirty(self) -> int:
-        return self.deletes + self.live + self.backfill
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """How an index's ledger compares with a moment. `quarantined_absent` items have no point at
-    all; `overdue` ones are dirty since before the moment, `recent` ones were changed after it."""
-
-    entries: int
-    present: int
-    dirty: int
-    overdue: int
-    recent: int
-    quarantined: int
-    quarantined_absent: int
 
 
 def claim(
@@ -385,49 +338,12 @@ def retry(
         return connection.execute(sql.RETRY, parameters).rowcount
 
 
-def failures(
-    engine: sa.Engine, *, index_id: int | None = None, limit: int = 1_000
-) -> list[Failure]:
-    """Items with an error, the quarantined first."""
-    with database.begin(engine) as connection:
-        rows = connection.execute(sql.FAILURES, {"index_id": index_id, "limit": limit})
-        return [Failure(**row) for row in rows.mappings()]
-
-
-def summary(engine: sa.Engine, *, index_id: int | None = None) -> dict[int, Summary]:
-    """Counts by index id; an index without entries is absent."""
-    with database.begin(engine) as connection:
-        rows = connection.execute(sql.SUMMARY, {"index_id": index_id}).mappings()
-        return {row["index_id"]: Summary(**row) for row in rows}
-
-
 def behind(engine: sa.Engine, index_id: int, *, than: int | None, in_flight_s: float) -> int:
     """How many changes the index lacks that are older than `in_flight_s` seconds, in nobody's hands
     and not quarantined; of those, only what index `than` (None: no other) does not lack, too."""
     with database.begin(engine) as connection:
         parameters = {"index_id": index_id, "than": than, "in_flight_s": in_flight_s}
         return connection.scalar(sql.BEHIND, parameters) or 0
-
-
-def standing(engine: sa.Engine, index_id: int, *, since: datetime) -> Standing:
-    """The ledger of one index, counted, as of now and as of `since`: one statement, one moment."""
-    with database.begin(engine) as connection:
-        row = connection.execute(sql.STANDING, {"index_id": index_id, "since": since})
-        return Standing(**row.mappings().one())
-
-
-def sample(engine: sa.Engine, index_id: int, *, limit: int, seed: int) -> list[str]:
-    """`limit` items that the store should hold, drawn by the seed, in key order."""
-    with database.begin(engine) as connection:
-        parameters = {"index_id": index_id, "limit": limit, "seed": seed}
-        return sorted(connection.scalars(sql.SAMPLE, parameters))
-
-
-def dirty_among(engine: sa.Engine, index_id: int, keys: Sequence[str]) -> set[str]:
-    """Those of the keys that are still to be written, the quarantined among them."""
-    with database.begin(engine) as connection:
-        parameters = {"index_id": index_id, "keys": list(keys)}
-        return set(connection.scalars(sql.DIRTY_AMONG, parameters))
 
 
 def purge(engine: sa.Engine, *, tombstone_s: float) -> int:

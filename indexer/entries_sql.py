@@ -216,31 +216,6 @@ RETRY = sa.text("""
     FROM locked WHERE e.index_id = locked.index_id AND e.item_key = locked.item_key
 """)
 
-FAILURES = sa.text("""
-    SELECT index_id, item_key AS key, coalesce(error, 'no error was kept') AS error,
-           attempts, quarantined, due_at
-    FROM indexer.entries
-    WHERE (error IS NOT NULL OR quarantined) AND wanted > written
-      AND (CAST(:index_id AS integer) IS NULL OR index_id = :index_id)
-    ORDER BY quarantined DESC, index_id, item_key LIMIT :limit
-""")
-
-SUMMARY = sa.text("""
-    SELECT index_id,
-           count(*) FILTER (WHERE present) AS present,
-           count(*) FILTER (WHERE wanted > written AND NOT quarantined AND lane = 0) AS deletes,
-           count(*) FILTER (WHERE wanted > written AND NOT quarantined AND lane = 1) AS live,
-           count(*) FILTER (WHERE wanted > written AND NOT quarantined AND lane = 2) AS backfill,
-           count(*) FILTER (WHERE quarantined) AS quarantined,
-           count(*) FILTER (WHERE wanted > written AND error IS NOT NULL) AS failing,
-           count(*) FILTER (WHERE lease_until > now()) AS leased,
-           extract(epoch FROM clock_timestamp() - min(changed_at) FILTER
-               (WHERE wanted > written AND NOT quarantined AND lane < 2))::float AS oldest_s
-    FROM indexer.entries
-    WHERE CAST(:index_id AS integer) IS NULL OR index_id = :index_id
-    GROUP BY index_id ORDER BY index_id
-""")
-
 UNBURY = sa.text("""
     WITH buried AS (
         SELECT index_id, item_key FROM indexer.entries
@@ -252,29 +227,6 @@ UNBURY = sa.text("""
     UPDATE indexer.entries AS e
     SET wanted = e.wanted + 1, lane = 2, due_at = now(), attempts = 0, lost_at = NULL
     FROM buried WHERE e.index_id = buried.index_id AND e.item_key = buried.item_key
-""")
-
-STANDING = sa.text("""
-    SELECT count(*) AS entries,
-           count(*) FILTER (WHERE present) AS present,
-           count(*) FILTER (WHERE wanted > written AND NOT quarantined) AS dirty,
-           count(*) FILTER (WHERE wanted > written AND NOT quarantined AND changed_at <= :since)
-               AS overdue,
-           count(*) FILTER (WHERE changed_at > :since) AS recent,
-           count(*) FILTER (WHERE quarantined) AS quarantined,
-           count(*) FILTER (WHERE quarantined AND NOT present) AS quarantined_absent
-    FROM indexer.entries WHERE index_id = :index_id
-""")
-
-SAMPLE = sa.text("""
-    SELECT item_key FROM indexer.entries WHERE index_id = :index_id AND present AND NOT quarantined
-    ORDER BY hashtextextended(item_key, :seed), item_key LIMIT :limit
-""")
-
-DIRTY_AMONG = sa.text("""
-    SELECT item_key FROM indexer.entries
-    WHERE index_id = :index_id AND item_key = ANY(CAST(:keys AS text[]))
-      AND wanted > written
 """)
 
 # What an index lacks that is not just on its way: neither young nor in a worker's hands; of that,

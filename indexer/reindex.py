@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from encoders import artifact
 from encoders.types import EncoderInfo, VectorSpec
-from indexer import adoption, catalog, collection, database, entries, history, indexes, pace
+from indexer import adoption, catalog, collection, database, entries, history, indexes, ledger, pace
 from indexer.errors import CatalogError, IndexStateError, SpecError, StoreError, TwinspanError
 from indexer.indexes import Index
 from indexer.stores import VectorStore
@@ -211,7 +211,7 @@ def progress(engine: sa.Engine, index_id: int, *, total: int | None = None) -> P
     """How far the index is. `total` saves counting the catalog, for those who look often; where it
     cannot be counted (its table is gone), the ledger's items are all there is to say."""
     index = indexes.get(engine, index_id)
-    summary = entries.summary(engine, index_id=index_id).get(index_id)
+    summary = ledger.summary(engine, index_id=index_id).get(index_id)
     rate = pace.rate(engine, index_id) if index.state == "building" else None
     done, quarantined = (summary.present, summary.quarantined) if summary else (0, 0)
     dirty = summary.dirty if summary else 0
@@ -238,7 +238,7 @@ def _count(engine: sa.Engine, index: Index) -> int | None:
         return None
 
 
-def _only_in_flight(summary: entries.Summary) -> bool:
+def _only_in_flight(summary: ledger.Summary) -> bool:
     """Nothing is dirty, or little is, and that only for a moment: catalogs that change all the time
     are never clean."""
     if summary.dirty == 0:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from hashing import HashingEncoder, info
 
 from encoders.types import ItemRecord
-from indexer import catalog, collection, database, entries, indexes, reindex, verify
+from indexer import catalog, collection, database, indexes, ledger, reindex, verify
 from indexer.catalog import spec
 from indexer.catalog.spec import CatalogSpec
 from indexer.indexes import Index
@@ -80,7 +80,7 @@ class World:
             assert stored.payload["title"] == titles[key]
         seen = verify.compare(self.engine, self.store, self.index, tower=self.tower)
         assert (seen.items, seen.agree, seen.drift) == (len(titles), len(titles), 0), seen
-        assert not entries.failures(self.engine)
+        assert not ledger.failures(self.engine)
         return len(titles)
 
 

@@ -37,8 +37,8 @@ from live_world import ENCODERS
 from indexer import (
     catalog,
     database,
-    entries,
     indexes,
+    ledger,
     reindex,
     rollout,
     schema,
@@ -180,7 +180,7 @@ class Stage:
     def left(self, index: Index) -> int:
         """Items of the backfill that are not done."""
         index = indexes.get(self.engine, index.id)
-        summary = entries.summary(self.engine, index_id=index.id).get(index.id)
+        summary = ledger.summary(self.engine, index_id=index.id).get(index.id)
         return summary.backfill if summary and index.backfill_done else sys.maxsize
 
 

@@ -23,7 +23,7 @@ from hypothesis import given
 
 from encoders import artifact, content
 from encoders.types import ItemRecord
-from indexer import catalog, database, entries, filters, reindex, sync, verify
+from indexer import catalog, database, filters, ledger, reindex, sync, verify
 from indexer.catalog import Catalog, spec
 from indexer.indexes import Index
 from indexer.settings import Settings
@@ -72,7 +72,7 @@ class World:
         assert left.fetchall() == [], report
 
     def failures(self) -> dict[str, str]:
-        found = entries.failures(self.engine, index_id=self.index.id)
+        found = ledger.failures(self.engine, index_id=self.index.id)
         return {failure.key: failure.error for failure in found}
 
     def hits(self, where: object) -> set[str]:

@@ -17,10 +17,11 @@ from qdrant_rest import QdrantRest
 from worlds import genre_world
 
 from encoders import train
-from indexer import catalog, collection, entries, gate, indexes, interactions
+from indexer import catalog, collection, gate, indexes, interactions
 from indexer.catalog import spec
 from indexer.cli.app import run
 from indexer.gate import latency, ledger, quality, recall, stored
+from indexer.ledger import failures
 from indexer.settings import Settings
 from indexer.stores import VectorStore, edge_shard, policy
 from indexer.stores.edge import EdgeStore
@@ -160,7 +161,7 @@ def test_more_quarantined_items_than_allowed_are_refused(world: Judged) -> None:
     world.run("UPDATE public.items SET title = 'POISON ' || id WHERE id LIKE 'k1_'")
     world.settings = world.settings.model_copy(update={"max_attempts": 1})
     index = world.build("e1", HashingEncoder())
-    assert len(entries.failures(world.engine, index_id=index.id)) == 10
+    assert len(failures(world.engine, index_id=index.id)) == 10
     report = world.judge(index)
     assert failed(report) == [ledger.QUARANTINE]
     assert "10 of 200 items (5.00%), at most 1.00%" in report.refusal()

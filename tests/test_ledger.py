@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from encoders.types import EncoderInfo, HistoryNeeds, VectorSpec
-from indexer import catalog, changes, database, entries, indexes
+from indexer import catalog, changes, database, entries, indexes, ledger
 from indexer.catalog import spec
 from indexer.entries import Batch, Written
 from indexer.errors import IndexStateError, UsageError
@@ -294,7 +294,7 @@ def test_an_item_is_quarantined_after_its_own_attempts_and_freed_by_a_change(
     assert fail(engine, claim(engine, index)) == 0
     assert fail(engine, claim(engine, index)) == 1
     assert entries.claim(engine, index.id, limit=10, lease_s=60) is None
-    (failure,) = entries.failures(engine)
+    (failure,) = ledger.failures(engine)
     assert (failure.key, failure.quarantined, failure.attempts) == ("a", True, 2)
     assert failure.error == "it hurts�"
     run(engine, "UPDATE public.items SET title = 'mended' WHERE id = 'a'")
@@ -358,10 +358,10 @@ def test_crashes_are_bisected_until_the_culprit_is_claimed_alone_and_quarantined
             ack(engine, batch)
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == 1
-    (failure,) = entries.failures(engine)
+    (failure,) = ledger.failures(engine)
     assert failure.key == "poison"
     assert failure.quarantined
-    assert entries.summary(engine)[index.id].present == 300
+    assert ledger.summary(engine)[index.id].present == 300
 
 
 def test_fresh_changes_do_not_wait_behind_what_lost_workers_left(
@@ -496,7 +496,7 @@ def test_retiring_an_index_drops_its_part_of_the_ledger(engine: sa.Engine, index
     changes.route(engine, limit=10)
     indexes.set_state(engine, index.id, "retired")
     indexes.drop_partition(engine, index.id)
-    assert entries.summary(engine) == {}
+    assert ledger.summary(engine) == {}
     assert indexes.get(engine, index.id).state == "retired"
     assert indexes.active(engine) == []
 

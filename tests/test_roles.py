@@ -26,6 +26,7 @@ from indexer import (
     entries,
     history,
     indexes,
+    ledger,
     reindex,
     roles,
     schema,
@@ -140,7 +141,7 @@ def test_a_workers_whole_life_needs_no_more_rights_than_it_has(
         one.execute(sa.text("SELECT indexer.drop_entries(:id)"), {"id": later.id})
     indexes.set_state(worker, later.id, "retired")
     indexes.drop_partition(worker, later.id)
-    assert later.id not in entries.summary(worker)
+    assert later.id not in ledger.summary(worker)
 
     # a description that changed, an item that fails, a truncated catalog, what is purged
     described = spec.BUILTIN.model_dump(mode="json")
@@ -152,7 +153,7 @@ def test_a_workers_whole_life_needs_no_more_rights_than_it_has(
     entries.fail_if_held(
         worker, batch, {"m3": "boom"}, max_attempts=1, backoff_s=0, backoff_max_s=0
     )
-    assert [one.key for one in entries.failures(worker)] == ["m3"]
+    assert [one.key for one in ledger.failures(worker)] == ["m3"]
     assert entries.retry(worker) == 1
     batch = entries.claim(worker, world.index.id, limit=1, lease_s=60)
     assert batch is not None
@@ -160,7 +161,7 @@ def test_a_workers_whole_life_needs_no_more_rights_than_it_has(
     world.run("TRUNCATE public.items")
     drain()
     assert world.store.count(world.index.ref) == 0
-    assert entries.summary(worker)[world.index.id].present == 0
+    assert ledger.summary(worker)[world.index.id].present == 0
     world.run("UPDATE indexer.entries SET changed_at = now() - interval '9 days'")
     assert entries.purge(worker, tombstone_s=60) > 0
     seen = verify.compare(worker, world.store, indexes.get(worker, world.index.id), tower=None)
@@ -208,7 +209,7 @@ def test_a_round_of_upkeep_needs_no_more_rights_than_a_workers_role_has(
         watcher.stop()
     assert _state(worker, later.id) == "live"
     assert world.store.collections() == [later.collection]
-    assert list(entries.summary(worker)) == [later.id]
+    assert list(ledger.summary(worker)) == [later.id]
     assert [(one.action, one.index_id, one.outcome) for one in reversed(history.of(worker))][
         :3
     ] == [
@@ -402,7 +403,7 @@ def test_a_query_role_reads_and_writes_nothing_but_shadow_reads(
     assert schema.check(query) == schema.HEAD
     assert [one.id for one in indexes.all_of(query)] == [world.index.id]
     assert catalog.all_of(query)[0].name == "items"
-    assert entries.summary(query) == {}
+    assert ledger.summary(query) == {}
     assert changes.pending(query) == 0
     _run(query, "SELECT * FROM indexer.interactions, indexer.users")
     for refused in (

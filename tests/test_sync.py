@@ -20,6 +20,7 @@ from indexer import (
     entries,
     filters,
     indexes,
+    ledger,
     reindex,
     rollout,
     sync,
@@ -159,7 +160,7 @@ def test_one_poison_item_in_512_harms_only_itself_and_returns_after_a_fix(world:
     report = world.drain()
     assert (report.encoded, report.quarantined) == (511, 1)
     assert world.encoder.passes < 60, "bisection, not one by one"
-    (failure,) = entries.failures(world.engine)
+    (failure,) = ledger.failures(world.engine)
     assert failure.key == "bad"
     assert "is poison" in failure.error
     assert world.compare().quarantined == 1
@@ -174,7 +175,7 @@ def test_a_vector_that_is_not_finite_never_reaches_the_store(world: World) -> No
     world.insert("bad", title="NAN")
     report = world.drain()
     assert (report.encoded, report.quarantined) == (511, 1)
-    assert "not finite" in entries.failures(world.engine)[0].error
+    assert "not finite" in ledger.failures(world.engine)[0].error
     world.run("UPDATE public.items SET title = 'cured' WHERE id = 'bad'")
     world.drain()
     world.assert_agrees(512)
@@ -185,7 +186,7 @@ def test_a_failing_item_is_tried_as_often_as_the_setting_says(world: World) -> N
     world.insert("bad", title="POISON")
     report = world.drain()
     assert (report.failed, report.quarantined) == (3, 1)
-    assert entries.failures(world.engine)[0].attempts == 3
+    assert ledger.failures(world.engine)[0].attempts == 3
 
 
 def test_a_tower_that_fails_on_everything_charges_nobody(world: World) -> None:
@@ -194,7 +195,7 @@ def test_a_tower_that_fails_on_everything_charges_nobody(world: World) -> None:
     report = world.drain()
     assert report.released == 2
     assert "no item is charged" in report.outages[0]
-    assert entries.failures(world.engine) == []
+    assert ledger.failures(world.engine) == []
     world.encoder.broken = False
     world.run("UPDATE indexer.entries SET due_at = now()")
     world.drain()
@@ -207,7 +208,7 @@ def test_rows_that_cannot_be_indexed_are_refused_alone(world: World) -> None:
     world.run("UPDATE public.items SET title = repeat('x', 5000) WHERE id = 'b'")
     report = world.drain()
     assert (report.encoded, report.quarantined) == (1, 1)
-    assert "payload_limit" in entries.failures(world.engine)[0].error
+    assert "payload_limit" in ledger.failures(world.engine)[0].error
 
 
 class Outage:
@@ -250,7 +251,7 @@ def test_an_outage_of_the_store_costs_time_and_nothing_else(
         world.run("UPDATE indexer.entries SET due_at = now()")
     assert report.outages == []
     world.store = real
-    assert entries.failures(world.engine) == []
+    assert ledger.failures(world.engine) == []
     world.assert_agrees(world.store.count(world.index.ref))
 
 
@@ -433,7 +434,7 @@ def test_a_batch_too_slow_for_its_lease_writes_nothing(world: World) -> None:
     report = world.drain()
     assert world.store.count(world.index.ref) == 0
     assert report.quarantined == 1
-    assert "too long for lease_s" in entries.failures(world.engine)[0].error
+    assert "too long for lease_s" in ledger.failures(world.engine)[0].error
 
 
 def test_an_item_whose_worker_stood_still_is_charged_nothing(
@@ -455,7 +456,7 @@ def test_an_item_whose_worker_stood_still_is_charged_nothing(
         report = world.drain()
     assert report.released == 1
     assert "too long for lease_s" in report.outages[0]
-    assert entries.failures(world.engine) == []
+    assert ledger.failures(world.engine) == []
     assert world.store.count(world.index.ref) == 0
     time.sleep(sync.OUTAGE_PAUSE_S)
     assert world.drain().encoded == 1

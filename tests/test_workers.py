@@ -21,7 +21,7 @@ from hashing import HashingEncoder, info
 from live import REPOSITORY, forget_queue, free_port, purge, unique, wait_until
 from live_world import ENCODER_ID, World, make
 
-from indexer import catalog, changes, collection, database, entries, indexes
+from indexer import catalog, changes, collection, database, indexes, ledger
 from indexer.errors import SettingsError, StoreUnavailable
 from indexer.indexes import Index
 from indexer.settings import Settings
@@ -681,4 +681,4 @@ def test_the_worker_serves_several_indexes_of_one_catalog(
         handle.stop()
     assert world.assert_agrees() == 50
     assert world.store.count(other.ref) == 50
-    assert entries.summary(world.engine).keys() == {world.index.id, other.id}
+    assert ledger.summary(world.engine).keys() == {world.index.id, other.id}

@@ -15,7 +15,7 @@ from typing import Self, cast
 import psycopg
 import sqlalchemy as sa
 
-from indexer import database, entries_sql, schema
+from indexer import database, schema, tables
 from indexer.catalog import triggers
 from indexer.errors import DatabaseUnavailable, TwinspanError
 
@@ -27,7 +27,7 @@ _END_SILENCE = sa.text("SELECT set_config('idle_session_timeout', :ms, false)")
 _TRY_LOCK = sa.text("SELECT pg_try_advisory_lock(:key)")
 _LOOK = sa.text(f"""
     SELECT last_value, EXISTS (SELECT FROM indexer.changes)
-        OR EXISTS (SELECT FROM indexer.entries WHERE {entries_sql.DUE})
+        OR EXISTS (SELECT FROM indexer.entries WHERE {tables.DUE})
     FROM indexer.fences
 """)
 

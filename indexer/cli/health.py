@@ -32,10 +32,10 @@ def failures(
     as_json: Json = False,
 ) -> None:
     """Items that could not be indexed, and why; the quarantined first."""
-    from indexer import entries
+    from indexer import ledger
 
     with parts.opened() as opened:
-        found = entries.failures(opened.engine, index_id=index, limit=limit)
+        found = ledger.failures(opened.engine, index_id=index, limit=limit)
     if as_json:
         output.json_document(found)
         return

@@ -13,8 +13,8 @@ from indexer.cli import output, parts
 from indexer.cli.output import Json
 
 if TYPE_CHECKING:
-    from indexer.entries import Summary
     from indexer.indexes import Index
+    from indexer.ledger import Summary
     from indexer.settings import Settings
     from indexer.standing import Picture, Standing, Waiting
 
@@ -34,13 +34,13 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Catalogs, indexes, what is waiting in which lane and since when, and who is at work."""
-    from indexer import catalog, entries, indexes, reindex, schema, shadow_reads, standing
+    from indexer import catalog, indexes, ledger, reindex, schema, shadow_reads, standing
 
     with parts.opened() as opened:
         engine, settings = opened.engine, opened.settings
         catalogs = catalog.all_of(engine)
         known = [one for one in indexes.all_of(engine) if all_indexes or one.state != "retired"]
-        summaries, picture = entries.summary(engine), standing.look(engine)
+        summaries, picture = ledger.summary(engine), standing.look(engine)
         gates = {one.id: indexes.gate(engine, one.id) for one in known}
         at_work = schema.at_work(engine)
         builds = {

@@ -160,13 +160,13 @@ def _is_done(asked: Future[dict[str, object]]) -> bool:
 
 def _wait_for_repair(opened: parts.Parts, index: Index, *, here: bool) -> None:
     """What was wanted again before now is written. Without a worker, this process works."""
-    from indexer import changes, entries
+    from indexer import changes, ledger
 
     alone = here or working.is_alone(opened)
     since = changes.watermark(opened.engine).at
     left, moved_at, outages = -1, time.monotonic(), list[str]()
     with output.progress(f"index {index.id}: repair") as bar:
-        while overdue := entries.standing(opened.engine, index.id, since=since).overdue:
+        while overdue := ledger.standing(opened.engine, index.id, since=since).overdue:
             if overdue != left:
                 left, moved_at = overdue, time.monotonic()
             elif time.monotonic() - moved_at > SILENCE_S:

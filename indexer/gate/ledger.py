@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 
-from indexer import catalog, changes, entries, indexes
-from indexer.entries import Standing
+from indexer import catalog, changes, indexes, ledger
 from indexer.gate.report import Check
 from indexer.gate.subject import Subject
+from indexer.ledger import Standing
 
 FEW = 0.001  # of the rows: so many may be in flight without another look
 LOOKS = 10  # at the counts of a catalog that never rests
@@ -121,7 +121,7 @@ def _count(subject: Subject) -> _Counts:
     rows = catalog.count(engine, subject.catalog)
     store = subject.store.count(index.ref)
     still = changes.pending_keys(engine, subject.catalog.id)
-    after = entries.standing(engine, index.id, since=since)
+    after = ledger.standing(engine, index.id, since=since)
     flight = None
     if waiting is not None and still is not None:
         flight = before + waiting + still + after.recent + max(0, after.dirty - before)
@@ -135,4 +135,4 @@ def _count(subject: Subject) -> _Counts:
 
 
 def _standing(subject: Subject) -> Standing:
-    return entries.standing(subject.engine, subject.index.id, since=subject.mark.at)
+    return ledger.standing(subject.engine, subject.index.id, since=subject.mark.at)

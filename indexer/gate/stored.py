@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from encoders.types import ItemRecord
-from indexer import catalog, changes, collection, encoding, entries, verify
+from indexer import catalog, changes, collection, encoding, ledger, verify
 from indexer.catalog import Item
 from indexer.encoding import Encoding
 from indexer.gate.report import Check
@@ -146,7 +146,7 @@ def _in_flight(subject: Subject, keys: Sequence[str]) -> set[str]:
     if not keys:
         return set()
     unrouted = changes.pending_among(subject.engine, subject.catalog.id, keys)
-    return unrouted | entries.dirty_among(subject.engine, subject.index.id, keys)
+    return unrouted | ledger.dirty_among(subject.engine, subject.index.id, keys)
 
 
 def _compare(subject: Subject, keys: Sequence[str]) -> dict[str, str]:

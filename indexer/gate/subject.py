@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from indexer import entries
+from indexer import ledger
 from indexer.catalog import Catalog
 from indexer.changes import Watermark
 from indexer.indexes import Index
@@ -55,7 +55,7 @@ class Subject:
         the index is complete. (Python 3.11's cached_property would lock all gates of a process.)"""
         if self._sample is None:
             limit = self.settings.gate_samples
-            self._sample = entries.sample(self.engine, self.index.id, limit=limit, seed=self.seed)
+            self._sample = ledger.sample(self.engine, self.index.id, limit=limit, seed=self.seed)
         return self._sample
 
     def deadline(self) -> float:

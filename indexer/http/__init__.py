@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from encoders.errors import ArtifactMissing, EncoderError
-from indexer import catalog, changes, entries, indexes, reindex, release, scraping, standing
+from indexer import catalog, changes, indexes, ledger, reindex, release, scraping, standing
 from indexer.embedded import Services
 from indexer.embedded.filling import Filler
 from indexer.errors import (
@@ -159,7 +159,7 @@ def _health_routes(api: Api) -> APIRouter:
 
 def _status(api: Api) -> StatusOut:
     services = api.services
-    summaries = entries.summary(api.engine)
+    summaries = ledger.summary(api.engine)
     return StatusOut(
         version=release.version(),
         embedded=list(services.settings.embedded_parts),
@@ -176,9 +176,7 @@ def _status(api: Api) -> StatusOut:
     )
 
 
-def _index_status(
-    api: Api, index: indexes.Index, summary: entries.Summary | None
-) -> IndexStatusOut:
+def _index_status(api: Api, index: indexes.Index, summary: ledger.Summary | None) -> IndexStatusOut:
     building = index.state == "building"
     return IndexStatusOut(
         **IndexOut.model_validate(index).model_dump(),
