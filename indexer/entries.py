@@ -28,8 +28,6 @@ BACKFILL_SHARE = 8  # one in eight
 # How long a vanished writer's write may still arrive, in seconds, and how long tombstones are kept.
 TOMBSTONE_S = 86_400.0
 
-IN_FLIGHT_S = 5.0  # a change that is younger than this is on its way, not missed
-
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -336,14 +334,6 @@ def retry(
     with database.begin(engine) as connection:
         parameters = {"index_id": index_id, "keys": None if keys is None else list(keys)}
         return connection.execute(sql.RETRY, parameters).rowcount
-
-
-def behind(engine: sa.Engine, index_id: int, *, than: int | None, in_flight_s: float) -> int:
-    """How many changes the index lacks that are older than `in_flight_s` seconds, in nobody's hands
-    and not quarantined; of those, only what index `than` (None: no other) does not lack, too."""
-    with database.begin(engine) as connection:
-        parameters = {"index_id": index_id, "than": than, "in_flight_s": in_flight_s}
-        return connection.scalar(sql.BEHIND, parameters) or 0
 
 
 def purge(engine: sa.Engine, *, tombstone_s: float) -> int:

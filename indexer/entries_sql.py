@@ -229,20 +229,6 @@ UNBURY = sa.text("""
     FROM buried WHERE e.index_id = buried.index_id AND e.item_key = buried.item_key
 """)
 
-# What an index lacks that is not just on its way: neither young nor in a worker's hands; of that,
-# only what the other index has.
-BEHIND = sa.text("""
-    SELECT count(*) FROM indexer.entries AS e
-    WHERE e.index_id = :index_id AND e.wanted > e.written AND NOT e.quarantined
-      AND (e.lease_until IS NULL OR e.lease_until <= now())
-      AND e.changed_at < now() - make_interval(secs => :in_flight_s)
-      AND NOT EXISTS (
-          SELECT FROM indexer.entries AS other
-          WHERE other.index_id = CAST(:than AS integer) AND other.item_key = e.item_key
-            AND other.wanted > other.written
-      )
-""")
-
 PURGE = sa.text("""
     DELETE FROM indexer.entries
     WHERE NOT present AND wanted = written AND lease_until IS NULL AND lost_at IS NULL

@@ -58,6 +58,22 @@ _DIRTY_AMONG = sa.text("""
       AND wanted > written
 """)
 
+# What an index lacks that is not just on its way: neither young nor in a worker's hands; of that,
+# only what the other index has.
+_BEHIND = sa.text("""
+    SELECT count(*) FROM indexer.entries AS e
+    WHERE e.index_id = :index_id AND e.wanted > e.written AND NOT e.quarantined
+      AND (e.lease_until IS NULL OR e.lease_until <= now())
+      AND e.changed_at < now() - make_interval(secs => :in_flight_s)
+      AND NOT EXISTS (
+          SELECT FROM indexer.entries AS other
+          WHERE other.index_id = CAST(:than AS integer) AND other.item_key = e.item_key
+            AND other.wanted > other.written
+      )
+""")
+
+IN_FLIGHT_S = 5.0  # a change that is younger than this is on its way, not missed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
@@ -140,3 +156,11 @@ def dirty_among(engine: sa.Engine, index_id: int, keys: Sequence[str]) -> set[st
     with database.begin(engine) as connection:
         parameters = {"index_id": index_id, "keys": list(keys)}
         return set(connection.scalars(_DIRTY_AMONG, parameters))
+
+
+def behind(engine: sa.Engine, index_id: int, *, than: int | None, in_flight_s: float) -> int:
+    """How many changes the index lacks that are older than `in_flight_s` seconds, in nobody's hands
+    and not quarantined; of those, only what index `than` (None: no other) does not lack, too."""
+    with database.begin(engine) as connection:
+        parameters = {"index_id": index_id, "than": than, "in_flight_s": in_flight_s}
+        return connection.scalar(_BEHIND, parameters) or 0

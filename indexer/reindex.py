@@ -243,5 +243,5 @@ def _only_in_flight(summary: ledger.Summary) -> bool:
     are never clean."""
     if summary.dirty == 0:
         return True
-    young = summary.oldest_s is None or summary.oldest_s < entries.IN_FLIGHT_S
+    young = summary.oldest_s is None or summary.oldest_s < ledger.IN_FLIGHT_S
     return summary.backfill == 0 and young and summary.dirty * IN_FLIGHT_SHARE <= summary.present

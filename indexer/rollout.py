@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from encoders.errors import EncoderError
-from indexer import alias_lock, catalog, collection, database, entries, gate, history, indexes
+from indexer import alias_lock, catalog, collection, database, gate, history, indexes, ledger
 from indexer.errors import GateRefused, IndexStateError, StoreError
 from indexer.gate import Pause, Report
 from indexer.history import Step
@@ -97,7 +97,7 @@ def rollback(
         _heal(engine, store, lock, alias)
         before = indexes.live(engine, alias)
         target = _earlier(engine, lock, before)
-        behind = entries.behind(engine, target.id, than=before.id, in_flight_s=entries.IN_FLIGHT_S)
+        behind = ledger.behind(engine, target.id, than=before.id, in_flight_s=ledger.IN_FLIGHT_S)
         if behind and not force:
             raise IndexStateError(
                 f"index {target.id} lacks {behind:,} changes that live index {before.id} has. Let "

@@ -7,7 +7,7 @@ from typing import cast
 
 from indexer import wording
 
-INDEX_ID_MAX = 2**31 - 1  # what PostgreSQL's integer holds
+INTEGER_MAX = 2**31 - 1  # what PostgreSQL's integer holds
 
 
 def check(value: object, *, depth_max: int, place: str = "body", nul: bool = True) -> int:

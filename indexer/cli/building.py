@@ -11,7 +11,7 @@ import typer
 from indexer.cli import output, parts, rollout, training, working
 from indexer.cli.output import Json
 from indexer.errors import IndexStateError, UsageError
-from indexer.sayable import INDEX_ID_MAX
+from indexer.sayable import INTEGER_MAX
 
 if TYPE_CHECKING:
     from indexer.indexes import Index
@@ -48,7 +48,7 @@ Here = Annotated[
 Resume = Annotated[
     int | None,
     typer.Option(
-        "--resume", metavar="INDEX", min=1, max=INDEX_ID_MAX, help="Go on with this index."
+        "--resume", metavar="INDEX", min=1, max=INTEGER_MAX, help="Go on with this index."
     ),
 ]
 

@@ -8,7 +8,7 @@ import typer
 
 from indexer.cli import output, parts
 from indexer.cli.output import Json
-from indexer.sayable import INDEX_ID_MAX
+from indexer.sayable import INTEGER_MAX
 
 HEALTH_PANEL = "Health"
 ERROR_SHOWN = 120  # characters of an error in a table
@@ -16,7 +16,7 @@ ERROR_SHOWN = 120  # characters of an error in a table
 OneIndex = Annotated[
     int | None,
     typer.Option(
-        "--index", "-i", min=1, max=INDEX_ID_MAX, help="Only this index: see `twinspan status`."
+        "--index", "-i", min=1, max=INTEGER_MAX, help="Only this index: see `twinspan status`."
     ),
 ]
 

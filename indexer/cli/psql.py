@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import typer
 
 from indexer.cli.running import RUN_PANEL
+from indexer.errors import UsageError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,7 +42,13 @@ def psql(
         program = shutil.which("psql") or str(pgdata.binaries() / pgdata.program("psql"))
         address, password = _without_password(url)
         environment = os.environ | ({"PGPASSWORD": password} if password else {})
-        done = subprocess.run([program, address, *context.args], env=environment, check=False)
+        try:
+            done = subprocess.run([program, address, *context.args], env=environment, check=False)
+        except OSError as cause:  # the system takes no longer line, say
+            raise UsageError(
+                f"psql cannot be started: {cause.strerror}. A long script is read from a file: "
+                "`twinspan psql -f FILE`."
+            ) from cause
     raise typer.Exit(done.returncode)
 
 

@@ -11,7 +11,7 @@ import typer
 from indexer.cli import output, parts, working
 from indexer.cli.output import Json
 from indexer.errors import UsageError
-from indexer.sayable import INDEX_ID_MAX
+from indexer.sayable import INTEGER_MAX
 
 if TYPE_CHECKING:
     from indexer.indexes import Index
@@ -24,7 +24,7 @@ Force = Annotated[
 ]
 IndexId = Annotated[
     int,
-    typer.Argument(metavar="INDEX", min=1, max=INDEX_ID_MAX, help="Its id: see `twinspan status`."),
+    typer.Argument(metavar="INDEX", min=1, max=INTEGER_MAX, help="Its id: see `twinspan status`."),
 ]
 
 

@@ -26,7 +26,7 @@ DEPTH_MAX = 64  # levels of nesting in a request
 
 Key = Annotated[str, Field(max_length=KEY_MAX)]
 Alias = Annotated[str, Field(min_length=1, max_length=KEY_MAX)]
-IndexId = Annotated[int, Path(ge=1, le=sayable.INDEX_ID_MAX, description="See GET /status.")]
+IndexId = Annotated[int, Path(ge=1, le=sayable.INTEGER_MAX, description="See GET /status.")]
 K = Annotated[StrictInt, Field(ge=1, le=K_MAX)]
 
 
@@ -277,7 +277,7 @@ class VerifyIn(Request):
     written again. `resume`: go on with the verification that was interrupted last."""
 
     vectors: StrictBool = False
-    sample: int = Field(default=64, ge=0, le=sayable.INDEX_ID_MAX)
+    sample: int = Field(default=64, ge=0, le=sayable.INTEGER_MAX)
     repair: StrictBool = False
     resume: StrictBool = False
     items_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)

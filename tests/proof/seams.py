@@ -25,7 +25,7 @@ from unittest import mock
 
 import sqlalchemy as sa
 
-from indexer import catalog, changes, encoding, entries, gate, indexes
+from indexer import catalog, changes, encoding, entries, gate, indexes, ledger
 from indexer.errors import DatabaseUnavailable, StoreUnavailable
 from indexer.stores import VectorStore
 from proof import baton
@@ -89,12 +89,13 @@ def _dying(fill: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _of_the_ledger() -> Iterator[tuple[ModuleType, str]]:
-    """Every public function of `entries` that opens a transaction of its own."""
-    for name, function in inspect.getmembers(entries, inspect.isfunction):
-        ours = function.__module__ == entries.__name__ and not name.startswith("_")
-        first = next(iter(inspect.signature(function).parameters), "")
-        if ours and first == "engine" and name not in READS_OF_THE_LEDGER:
-            yield entries, name
+    """Every public function of the ledger that opens a transaction of its own."""
+    for module in (entries, ledger):
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            ours = function.__module__ == module.__name__ and not name.startswith("_")
+            first = next(iter(inspect.signature(function).parameters), "")
+            if ours and first == "engine" and name not in READS_OF_THE_LEDGER:
+                yield module, name
 
 
 @contextmanager
