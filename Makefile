@@ -24,7 +24,7 @@ demo: $(READY) ## MovieLens-100K from an empty folder to living recommendations 
 
 # Live tests measure time and kill processes: they come one at a time, after all others.
 test: $(READY) ## every test; needs no server, and uses those that answer on loopback
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not live"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not live"
 	$(BIN)/python -m pytest -m live
 
 prove: $(READY) ## 5,000 random histories against the oracle; goes on where it stopped (an hour)
