@@ -80,6 +80,13 @@ def test_each_verb_gives_the_index_as_json(shop: Twinspan) -> None:
     assert document["error"] == "cancelled"
 
 
+def test_status_says_what_an_index_is_waiting_for(shop: Twinspan) -> None:
+    shop("reindex", "--no-wait")
+    assert "index 2 is being built: " in shop("status").err
+    shop("reindex", "--resume", "2", "--no-promote")
+    assert "index 2 is built and answers nobody yet: `twinspan promote 2`" in shop("status").err
+
+
 def test_the_history_tells_every_step_and_how_it_ended(shop: Twinspan) -> None:
     shop("reindex")
     shop("rollback")

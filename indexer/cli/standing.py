@@ -15,6 +15,7 @@ from indexer.cli.output import Json
 if TYPE_CHECKING:
     from indexer.indexes import Index
     from indexer.ledger import Summary
+    from indexer.reindex import Progress
     from indexer.settings import Settings
     from indexer.standing import Picture, Standing, Waiting
 
@@ -60,7 +61,7 @@ def status(
         row["progress"] = builds.get(row["index"])
         row["shadow"] = shadows.get(row["index"])
         if row["progress"] and not as_json:
-            output.note(f"index {row['index']} is being built: {row['progress']}")
+            output.note(_building(row["index"], row["progress"]))
     document = {
         "catalogs": [{"name": each.name, "spec_version": each.spec_version} for each in catalogs],
         "changes_pending": picture.unrouted,
@@ -74,6 +75,12 @@ def status(
         output.json_document(document)
     else:
         _show([each.name for each in catalogs], rows, document, picture)
+
+
+def _building(index_id: int, progress: Progress) -> str:
+    if progress.complete:
+        return f"index {index_id} is built and answers nobody yet: `twinspan promote {index_id}`"
+    return f"index {index_id} is being built: {progress}"
 
 
 def ready(
