@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.recommenders import worlds
 from benchmarks.recommenders.models import MODELS, Outcome
-from encoders import checkpoints, protocols
+from encoders import checkpoints, evaluation, protocols
 from encoders.dataset import Dataset
 from encoders.evaluate import Ranks
 from encoders.progress import Progress, Run
@@ -42,7 +42,7 @@ class Asked:
     model: str
     protocol: str = "loo"
     seed: int = 0
-    ties: str = "shuffled"
+    ties: evaluation.Ties = "shuffled"
     more: Mapping[str, Any]
 
     @property
@@ -73,9 +73,7 @@ def do(asked: Asked, *, device: str) -> None:
 
 
 def _protocol(asked: Asked) -> Protocol:
-    data = worlds.read(asked.data)
-    if asked.ties == "shuffled":
-        data = protocols.shuffle_ties(data, seed=asked.seed)
+    data = evaluation.in_order(worlds.read(asked.data), asked.ties, asked.seed)
     return PROTOCOLS[asked.protocol](data, asked.seed)
 
 
@@ -127,27 +125,18 @@ def _write(
         "ended": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
     }
     asked.path.parent.mkdir(parents=True, exist_ok=True)
-    write_ranks(asked.path.with_suffix(".npz"), outcome.ranks)
+    evaluation.write_ranks(asked.path.with_suffix(".npz"), model=outcome.ranks)
     asked.path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     _say(f"{asked.path}: {found['metrics']}")
 
 
-def write_ranks(path: Path, ranks: Ranks) -> None:
-    """Doubled, so that the halves of ties are whole numbers."""
-    np.savez_compressed(
-        path,
-        users=ranks.users.astype(np.int32),
-        masked=np.round(2 * ranks.masked).astype(np.int32),
-        unmasked=np.round(2 * ranks.unmasked).astype(np.int32),
-    )
-
-
 def read_ranks(path: Path) -> Ranks:
+    """What `evaluation.write_ranks` wrote: doubled, so that the halves of ties are whole."""
     with np.load(path, allow_pickle=False) as found:
         return Ranks(
             users=found["users"].astype(np.int64),
-            masked=found["masked"] / 2,
-            unmasked=found["unmasked"] / 2,
+            masked=found["model_masked"] / 2,
+            unmasked=found["model_unmasked"] / 2,
         )
 
 
