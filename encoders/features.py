@@ -193,6 +193,15 @@ class Pipelines:
         return {**self.items.vocabularies, **self.users.vocabularies}
 
 
+def said(features: Sequence[Feature], records: Sequence[values.Record]) -> tuple[Feature, ...]:
+    """Those of the features that at least one of the records says anything of."""
+
+    def says(cell: Any) -> bool:
+        return not math.isnan(cell) if isinstance(cell, float) else bool(cell)
+
+    return tuple(f for f in features if any(map(says, values.column(f, records))))
+
+
 def fit(
     item_features: Sequence[Feature],
     items: Sequence[values.Record],

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from encoders.features import Columns, Pipeline, Vocabulary, table_of
 from encoders.text import FrozenText
+from encoders.types import FloatArray
 
 
 class AttentionFusion(nn.Module):
@@ -82,10 +83,11 @@ class SharedTables(nn.Module):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entities:
     """N records as tensors, ready for FeatureTokens; `identity` (N,) is an item's row in the table
-    of those that have one, -1 for others."""
+    of those that have one, -1 for others; `contents` (N, K) are taken as they are."""
 
     rows: int
     identity: Tensor
+    contents: Tensor
     bags: Mapping[str, tuple[Tensor, Tensor]]  # ids, starts (N + 1,)
     dense: Mapping[str, Tensor]  # (N, K), NaN rows where missing
 
@@ -94,6 +96,7 @@ class Entities:
         return Entities(
             rows=len(rows),
             identity=self.identity[rows],
+            contents=self.contents[rows],
             bags={name: _take_bags(*bag, rows) for name, bag in self.bags.items()},
             dense={name: values[rows] for name, values in self.dense.items()},
         )
@@ -104,10 +107,12 @@ def entities(
     pipeline: Pipeline,
     frozen: FrozenText | None,
     device: torch.device,
+    *,
     identity: NDArray[np.int64] | None = None,
+    contents: FloatArray | None = None,
 ) -> Entities:
     """The columns as tensors on that device; texts go through the frozen model, if there is one.
-    Without `identity` (N,) no record has a row of its own."""
+    Without `identity` (N,) no record has a row of its own, without `contents` (N, K) K is 0."""
 
     def tensor(array: NDArray[np.generic]) -> Tensor:
         return cast(Any, torch).from_numpy(array).to(device)
@@ -123,6 +128,7 @@ def entities(
     return Entities(
         rows=columns.rows,
         identity=tensor(np.full(columns.rows, -1) if identity is None else identity),
+        contents=tensor(np.zeros((columns.rows, 0), np.float32) if contents is None else contents),
         bags={name: (tensor(bag.ids), tensor(bag.starts)) for name, bag in columns.bags.items()},
         dense=dense,
     )

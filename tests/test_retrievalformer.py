@@ -17,6 +17,7 @@ from encoders.dataset import Dataset
 from encoders.errors import TrainingFailed
 from encoders.progress import Run
 from encoders.retrievalformer import Config, RetrievalFormer
+from encoders.retrievalformer.items import NEW
 from encoders.retrievalformer.learner import Learner
 from encoders.types import ItemRecord
 
@@ -115,14 +116,15 @@ def test_only_items_with_events_have_ids_and_the_most_frequent_ones_if_not_all_c
 @pytest.mark.parametrize("identity", ["sum", "token"])
 def test_in_training_an_item_without_its_id_is_a_new_item(identity: str) -> None:
     learner = untrained(world(), identity=identity, identity_noise=0.5, noise=0.0)
-    encoder, tower = learner.encoder, learner.encoder.towers.items
+    encoder, towers = learner.encoder, learner.encoder.towers
+    tower = towers.items
     torch.nn.init.normal_(tower.own.weight)  # type: ignore[union-attr,arg-type]
     items = [one for one in world().items if one.key in encoder.fitted.keys]
     own = vectors_of(encoder, items)
     new = vectors_of(encoder, [replace(one, key="?") for one in items])
     tower.train()
     with torch.inference_mode():
-        drawn = tower(encoder.item_entities(items)).numpy()
+        drawn = tower(towers._some_new(encoder.item_entities(items))).numpy()
     like_own, like_new = (np.isclose(drawn, v, atol=1e-6).all(axis=1) for v in (own, new))
     assert (like_own ^ like_new).all()
     assert 0.2 < like_new.mean() < 0.8
@@ -132,11 +134,14 @@ def test_with_sums_ids_begin_at_nothing_so_that_features_lead() -> None:
     encoder = untrained(world()).encoder
     items = list(world().items)
     renamed = [replace(one, key=f"another {one.key}") for one in items]
-    np.testing.assert_array_equal(vectors_of(encoder, items), vectors_of(encoder, renamed))
+    own, new = (vectors_of(encoder, some) for some in (items, renamed))
+    np.testing.assert_allclose(new[:, :-1], own[:, :-1] * (1 - NEW**2) ** 0.5, atol=1e-7)
+    assert set(own[:, -1]) == {0.0}
+    assert set(new[:, -1]) == {np.float32(NEW)}
 
 
 def test_a_feature_hidden_in_training_is_a_missing_one() -> None:
-    learner = untrained(checkerboard(), identity="none", noise=0.5)
+    learner = untrained(checkerboard(), identity="none", content_width=0, noise=0.5)
     encoder = learner.encoder
     number = ItemRecord(key="", features={"number": 7})
     possible = vectors_of(encoder, [number, ItemRecord(key="", features={})])  # (2, D)

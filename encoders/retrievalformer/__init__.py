@@ -1,6 +1,6 @@
 """RetrievalFormer as an encoder: what it reads, writes and answers. The towers are in `model`.
 
-Shapes: B users, L history events, N items, D width.
+Shapes: B users, L history events, N items, I of an item's vector.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import Any, cast
 import numpy as np
 import safetensors.torch
 import torch
+from torch.nn import functional as F
 
-from encoders import features, text
+from encoders import content, features, text
 from encoders.batches import Batch, gap_buckets
 from encoders.errors import ArtifactDamaged, EncodeFailed, TrainingFailed
 from encoders.features import Scale
 from encoders.fusion import Entities, entities
+from encoders.retrievalformer import contents
 from encoders.retrievalformer.config import CONFIGS, Config
-from encoders.retrievalformer.model import Towers, Vocabularies
+from encoders.retrievalformer.model import Fitted, Towers
 from encoders.retrievalformer.users import History, history_of
 from encoders.text import FrozenText
 from encoders.types import (
@@ -52,7 +54,7 @@ class RetrievalFormer:
     payload_fields: tuple[str, ...] = ()
 
     def __init__(
-        self, *, config: Config, fitted: Vocabularies, frozen: FrozenText | None, device: str
+        self, *, config: Config, fitted: Fitted, frozen: FrozenText | None, device: str
     ) -> None:
         self.config = config
         self.fitted = fitted
@@ -60,15 +62,20 @@ class RetrievalFormer:
         self.device = torch.device(device)
         self.towers = Towers(config, fitted, frozen.dimension if frozen else None)
         self.towers.to(self.device).eval()
-        self.vectors = (VectorSpec(name=VECTOR, dimension=config.width),)
+        self.vectors = (VectorSpec(name=VECTOR, dimension=self.dimension),)
         self.item_features = fitted.pipelines.items.features
         self.user_features = fitted.pipelines.users.features
         self.history = HistoryNeeds(vectors=(VECTOR,), limit=config.history)
         self._own = {key: row for row, key in enumerate(fitted.keys)}
 
+    @property
+    def dimension(self) -> int:
+        """Of its vectors."""
+        return self.towers.items.dimension
+
     @torch.inference_mode()
     def encode_items(self, records: Sequence[ItemRecord]) -> EncodedItems:
-        vectors = np.zeros((len(records), self.config.width), dtype=np.float32)
+        vectors = np.zeros((len(records), self.dimension), dtype=np.float32)
         for start in range(0, len(records), CHUNK):
             chunk = records[start : start + CHUNK]
             encoded = self.towers.items(self.item_entities(chunk)).cpu().numpy()
@@ -84,7 +91,10 @@ class RetrievalFormer:
         for start in range(0, len(states), CHUNK):
             chunk = states[start : start + CHUNK]
             profiles = self.user_entities([state.features for state in chunk])
-            encoded = self.towers.users(self._histories(chunk), profiles)[:, 0]  # (B, D)
+            encoded = self.towers.queries(
+                self._histories(chunk), profiles, newcomers=self.config.newcomers
+            )[:, 0]  # (B, I)
+            encoded = F.normalize(encoded, dim=-1)
             queries.extend(
                 UserQuery(vector=VECTOR, values=values) for values in encoded.cpu().numpy()
             )
@@ -94,7 +104,10 @@ class RetrievalFormer:
         pipeline = self.fitted.pipelines.items
         columns = pipeline.read([(f"item {one.key!r}", one.features) for one in records])
         own = np.asarray([self._own.get(one.key, -1) for one in records], dtype=np.int64)
-        return entities(columns, pipeline, self.frozen, self.device, own)
+        contents = self.fitted.contents.encode(records) if self.fitted.contents else None
+        return entities(
+            columns, pipeline, self.frozen, self.device, identity=own, contents=contents
+        )
 
     def user_entities(self, records: Sequence[Mapping[str, object]]) -> Entities:
         pipeline = self.fitted.pipelines.users
@@ -116,15 +129,17 @@ class RetrievalFormer:
         if self.frozen is not None:
             (folder / "text").mkdir()
             self.frozen.write(folder / "text")
+        if self.fitted.contents is not None:
+            self.fitted.contents.write(folder / "contents")
 
     def _histories(self, states: Sequence[UserState]) -> History:
         """The newest events whose item has a usable vector, padded to the longest."""
         kept = [
-            [e for e in state.history if _usable(e, self.config.width)][-self.config.history :]
+            [e for e in state.history if _usable(e, self.dimension)][-self.config.history :]
             for state in states
         ]
         shape = (len(kept), max(1, *map(len, kept)))
-        vectors = np.zeros((*shape, self.config.width), dtype=np.float32)
+        vectors = np.zeros((*shape, self.dimension), dtype=np.float32)
         event = np.full(shape, -1, dtype=np.int64)
         value = np.full(shape, np.nan, dtype=np.float32)
         times = np.full(shape, "NaT", dtype="datetime64[us]")
@@ -168,24 +183,39 @@ def build(
     if not item_features:
         raise TrainingFailed("retrievalformer needs at least one item feature; name some")
     met = [(item, count) for item, count in zip(items, counts, strict=True) if count > 0]
+    records = [(f"item {item.key!r}", item.features) for item, _ in met]
+    user_records = [(f"user number {row}", record) for row, record in enumerate(users)]
+    item_features = features.said(item_features, records) or item_features
+    user_features = features.said(user_features, user_records)
     pipelines = features.fit(
         item_features,
-        [(f"item {item.key!r}", item.features) for item, _ in met],
+        records,
         user_features,
-        [(f"user number {row}", record) for row, record in enumerate(users)],
+        user_records,
         known=config.vocabulary,
         buckets=config.buckets,
     )
     texts = any(f.kind == "text" for f in (*item_features, *user_features))
     frozen = (
-        text.load(config.text_model, device=device) if texts and config.text_as != "words" else None
+        text.load(config.text_model, device=device)
+        if texts and config.text_as in ("frozen", "both")
+        else None
     )
     known = values[np.isfinite(values)]
-    fitted = Vocabularies(
+    fitted = Fitted(
         pipelines=pipelines,
         keys=_most_frequent(met, config.vocabulary) if config.identity != "none" else (),
         event_names=tuple(event_names) if len(event_names) > 1 else (),
         values=features.fit_scale(known) if len(known) else None,
+        contents=contents.fit(
+            content.Config(text_model=config.text_model),
+            [item for item, _ in met],
+            item_features,
+            axes=config.content_width,
+            device=device,
+        )
+        if config.content_width
+        else None,
     )
     return RetrievalFormer(config=config, fitted=fitted, frozen=frozen, device=device)
 
@@ -200,11 +230,14 @@ def read(
 ) -> RetrievalFormer:
     """The encoder that `write` put there. Raises ArtifactDamaged when the weights do not fit."""
     stored = json.loads((folder / "vocabularies.json").read_text(encoding="ascii"))
-    fitted = Vocabularies(
+    fitted = Fitted(
         pipelines=features.from_json(stored["features"], item_features, user_features),
         keys=tuple(stored["keys"]),
         event_names=tuple(stored["event_names"]),
         values=Scale.from_json(stored["values"]) if stored["values"] else None,
+        contents=contents.read(folder / "contents", features=item_features, device=device)
+        if config.content_width
+        else None,
     )
     width = stored["text_width"]
     frozen = text.read(folder / "text", dimension=width, device=device) if width else None

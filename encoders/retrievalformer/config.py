@@ -16,21 +16,23 @@ _BOUNDS = {
     **dict.fromkeys(("epochs", "patience", "windows", "exact_items"), (0, 1_000_000_000)),
     **dict.fromkeys(("dropout", "noise", "profile_noise", "identity_noise"), (0, 0.9)),
     **dict.fromkeys(("temperature", "learning_rate"), (1e-6, 10)),
+    "content_width": (0, 4_096),
     "warm_up": (0, 1),
+    "newcomers": (-100, 100),
 }
 _CHOICES = {
     "identity": ("none", "token", "sum"),
     "readout": ("last", "cls"),
     "context": ("sum", "fusion"),
     "positions": ("distance", "learned"),
-    "text_as": ("words", "frozen", "both"),
+    "text_as": ("none", "words", "frozen", "both"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Defaults, called `full`, for a new data set on two CPU cores. The first group shapes the
-    towers, the second is about training only."""
+    towers and what they answer, the second is about training only."""
 
     width: int = 64
     layers: int = 2
@@ -40,12 +42,14 @@ class Config:
     identity: str = "sum"  # an item's own vector: "none", a "token" of the fusion, a "sum" with it
     readout: str = "last"  # the user is read at the "last" event, or at an appended "cls"
     context: str = "sum"  # an event is the "sum" of item and context, or their "fusion"
+    content_width: int = 128  # of the part that says what items are, not learned; 0: without
     gated: bool = True  # LiGR layers instead of plain ones
     positions: str = "distance"  # forgetting by "distance", or "learned" places from the end
-    text_as: str = "both"  # texts are read as "words", "frozen" (by a text model) or "both"
+    text_as: str = "none"  # of the fusion's tokens: "words", "frozen" (by a text model), "both"
     text_model: str = text.DEFAULT
     vocabulary: int = 30_000  # values per feature, item keys too; rarer ones share the buckets
     buckets: int = 256
+    newcomers: float = 1.0  # the logarithm of by how much items that nobody has met are favoured
 
     dropout: float = 0.1
     noise: float = 0.05  # share of features hidden in training
@@ -82,6 +86,7 @@ PAPER: Mapping[str, object] = {
     "identity": "none",
     "readout": "cls",
     "context": "fusion",
+    "content_width": 0,
     "gated": False,
     "text_as": "words",
     "exact_items": 0,

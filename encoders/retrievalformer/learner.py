@@ -74,7 +74,7 @@ class Scorer:
     """Implements encoders.evaluate.Scorer: what serving computes, on arrays of event numbers."""
 
     learner: Learner
-    vectors: Tensor  # (N, D)
+    vectors: Tensor  # (N, I)
 
     @property
     def history(self) -> int:
@@ -83,8 +83,10 @@ class Scorer:
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> FloatArray:
         encoder = self.learner.encoder
-        past = self.vectors[torch.as_tensor(batch.item, device=encoder.device)]  # (B, L, D)
+        past = self.vectors[torch.as_tensor(batch.item, device=encoder.device)]  # (B, L, I)
         profiles = self.learner.profiles_of(batch)
         history = history_of(batch, past, encoder.fitted.values)
-        queries = encoder.towers.users(history, profiles)[:, 0]  # (B, D)
+        queries = encoder.towers.queries(history, profiles, newcomers=encoder.config.newcomers)[
+            :, 0
+        ]  # (B, I)
         return (queries @ self.vectors.T).cpu().numpy()

@@ -42,13 +42,14 @@ What the paper leaves open, and was chosen for both:
 - "Feature noising" is not detailed: features are hidden and values taken for unknown at random,
   profiles also whole. In a world where profiles say all, histories were else not learnt at all.
 
-Shapes: B users, L history events, P targets, N items, D width, T real targets of a batch.
+Shapes: B users, L history events, P targets, N items, D width,
+K of contents, I of an item's vector, T real targets of a batch.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -61,23 +62,26 @@ from encoders.features import Pipelines, Scale
 from encoders.fusion import Entities, FeatureTokens, SharedTables
 from encoders.retrievalformer import items, users
 from encoders.retrievalformer.config import Config
-from encoders.retrievalformer.users import history_of
+from encoders.retrievalformer.contents import Contents
+from encoders.retrievalformer.users import History, history_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vocabularies:
-    """All that is fitted before training: features of both sides, and what an event can say."""
+class Fitted:
+    """All that is fitted before training: features of both sides, what an event can say, and what
+    items are."""
 
     pipelines: Pipelines
     keys: tuple[str, ...]  # of items with a vector of their own, the most frequent first
     event_names: tuple[str, ...]  # () when all events are of one kind
     values: Scale | None  # None when events carry no value
+    contents: Contents | None  # None without a part of vectors for it
 
 
 class Towers(nn.Module):
     """Both towers on shared tables. Computes its own loss."""
 
-    def __init__(self, config: Config, fitted: Vocabularies, text_width: int | None) -> None:
+    def __init__(self, config: Config, fitted: Fitted, text_width: int | None) -> None:
         super().__init__()
         self.config = config
         self.fitted = fitted
@@ -89,7 +93,7 @@ class Towers(nn.Module):
                 width=config.width,
                 noise=config.noise,
                 hidden=hidden,
-                words=config.text_as != "frozen",
+                words=config.text_as in ("words", "both"),
                 text_width=text_width,
             )
             for side, hidden in (
@@ -97,15 +101,31 @@ class Towers(nn.Module):
                 (fitted.pipelines.users, config.profile_noise),
             )
         )
-        fusion = users.fusion_of(config)
-        self.items = items.build(config, item_tokens, fusion, known=len(fitted.keys))
-        self.users = users.build(
-            config,
-            profile_tokens,
-            events=len(fitted.event_names),
-            value_width=fitted.values.width if fitted.values else 1,
+        contents = fitted.contents.dimension if fitted.contents else 0
+        self.items = items.build(
+            config.identity,
+            item_tokens,
+            users.fusion_of(config),
+            contents=contents,
+            known=len(fitted.keys),
         )
+        sizes = users.Sizes(
+            events=len(fitted.event_names),
+            value=fitted.values.width if fitted.values else 1,
+            item=self.items.dimension,
+            contents=contents,
+        )
+        self.users = users.build(config, profile_tokens, sizes)
         self.sharpness = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+
+    def queries(self, history: History, profiles: Entities, *, newcomers: float) -> Tensor:
+        """(B, P, I): the dot product with an item's vector is its score, by the temperature too
+        low; that of new items is higher by `newcomers` logits than the score itself."""
+        queries = self.users(history, profiles)  # (B, P, D + K)
+        if not self.items.marks_new:
+            return queries
+        bonus = newcomers / (items.NEW * self.sharpness.exp()) * torch.ones_like(queries[..., :1])
+        return torch.cat([queries, bonus], dim=-1)
 
     def loss(self, batch: Batch, catalogue: Entities, profiles: Entities, share: Tensor) -> Tensor:
         """Mean cross-entropy of the batch's targets among all items that have events, or among a
@@ -117,15 +137,25 @@ class Towers(nn.Module):
         targets = targets[wanted]  # (T,)
         history = torch.as_tensor(batch.item, device=device)  # (B, L)
         encoded, ranked, chance = self._candidates(targets, history, share)
-        vectors = self.items(catalogue.take(encoded))  # (R, D)
-        past = F.embedding(torch.searchsorted(encoded, history), vectors)  # (B, L, D)
-        queries = self.users(history_of(batch, past, self.fitted.values), profiles)[wanted]
-        queries = self.sharpness.exp().clamp(max=100) * queries  # (T, D)
+        vectors = self.items(self._some_new(catalogue.take(encoded)))  # (R, I)
+        past = history_of(
+            batch,
+            F.embedding(torch.searchsorted(encoded, history), vectors),  # (B, L, I)
+            self.fitted.values,
+        )
+        queries = self.queries(past, profiles, newcomers=0.0)[wanted]
+        queries = self.sharpness.exp().clamp(max=100) * queries  # (T, I)
         own = torch.searchsorted(ranked, targets)  # (T,)
         if chance is None:
             return softmax.cross_entropy(queries, vectors, own, None)
         columns = F.embedding(torch.searchsorted(encoded, ranked), vectors)  # (C, D)
         return softmax.cross_entropy(queries, columns, own, -chance.log())
+
+    def _some_new(self, items: Entities) -> Entities:
+        """A share `identity_noise` of them, drawn anew each time, is taken for new ones."""
+        drawn = torch.rand(items.rows, device=items.identity.device)
+        new = drawn < self.config.identity_noise
+        return replace(items, identity=items.identity.masked_fill(new, -1))
 
     def _candidates(
         self, targets: Tensor, history: Tensor, share: Tensor

@@ -4,11 +4,13 @@ Two ways to read a user out. `last`: [p_u, z_1 ... z_L], the answer after z_t is
 so that one pass answers for every prefix. `cls`, the paper's: [z_1 ... z_L, SEP, p_u, CLS], the
 last three appended once per target.
 
-Shapes: B users, L history events, P targets, T tokens, E events together, D width, H heads.
+Shapes: B users, L history events, P targets, T tokens, E events together, D width,
+I of an item's vector, K of contents, H heads.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +28,7 @@ from encoders.retrievalformer.config import Config
 # (B or 1, 1, T, T).
 Sight = tuple[Tensor, Tensor, Tensor]
 
+HALF_LIFE = 10.0  # events after which a content counts half, before anything is learnt
 QUIET = 0.1  # spread of what context adds to an event before it has learnt anything
 
 
@@ -33,7 +36,7 @@ QUIET = 0.1  # spread of what context adds to an event before it has learnt anyt
 class History:
     """Events as tensors, padded at the end; what is missing of an event is -1 or NaN."""
 
-    vectors: Tensor  # (B, L, D)
+    vectors: Tensor  # (B, L, I): as the item tower makes them
     event: Tensor  # (B, L)
     value: Tensor  # (B, L, K), scaled
     gap: Tensor  # (B, L)
@@ -41,14 +44,24 @@ class History:
     seen: Tensor  # (B, P): how many events come before each target
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What data decide: kinds of event; widths of scaled values, of items' vectors, of contents."""
+
+    events: int
+    value: int
+    item: int
+    contents: int  # K
+
+
 class Context(nn.Module):
     """What can be known of an event, as tokens beside its item's vector."""
 
-    def __init__(self, config: Config, events: int, value_width: int) -> None:
+    def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__()
-        self.item = nn.Linear(config.width, config.width)
-        self.event = nn.Embedding(max(1, events), config.width)
-        self.value = nn.Linear(value_width, config.width)
+        self.item = nn.Linear(sizes.item, config.width)
+        self.event = nn.Embedding(max(1, sizes.events), config.width)
+        self.value = nn.Linear(sizes.value, config.width)
         self.gap = nn.Embedding(GAPS, config.width)
 
     def tokens(self, history: History) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -68,8 +81,8 @@ class Context(nn.Module):
 class SumOfContext(Context):
     """z = item + what is known of the event."""
 
-    def __init__(self, config: Config, events: int, value_width: int) -> None:
-        super().__init__(config, events, value_width)
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
         for table in (self.event, self.gap):
             nn.init.normal_(table.weight, std=QUIET)
 
@@ -86,15 +99,15 @@ class SumOfContext(Context):
 class FusionOfContext(Context):
     """z = AttentionFusion({item, what is known of the event}): Eq. 7 of the paper."""
 
-    def __init__(self, config: Config, events: int, value_width: int) -> None:
-        super().__init__(config, events, value_width)
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
         self.fusion = fusion_of(config)
 
     def forward(self, history: History) -> Tensor:
         """(B, L, D); padding stays 0 and costs nothing."""
         places = torch.arange(history.gap.shape[1], device=history.gap.device)
         real = places < history.length[:, None]  # (B, L)
-        z = torch.zeros_like(history.vectors)
+        z = history.vectors.new_zeros(*real.shape, self.item.out_features)
         if not bool(real.any()):
             return z
         tokens, present = self.tokens(history)
@@ -121,15 +134,42 @@ class Forgetting(nn.Module):
         return hidden - line * distance - curve * logarithm
 
 
+class ContentHead(nn.Module):
+    """What the user had: a mean over the contents of the history, which are taken as they are, so
+    that it holds for items that nobody has met. Begins as the mean that `content` makes, which
+    forgets with distance; attention learns what else to look at, and a gate how much it counts."""
+
+    def __init__(self, width: int, contents: int) -> None:
+        super().__init__()
+        self.width = width
+        self.part = slice(width, width + contents)  # of an item's vector
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.gate = nn.Linear(width, 1)
+        for silent in (self.query, self.gate):
+            nn.init.zeros_(silent.weight)
+            nn.init.zeros_(silent.bias)
+        slope = math.log(2) / HALF_LIFE
+        self.slope = nn.Parameter(torch.tensor(math.log(math.expm1(slope))))
+
+    def forward(self, outputs: Tensor, events: Tensor, history: History) -> Tensor:
+        """(B, P, K), as long as the gate says; 0 for users without contents."""
+        contents = F.normalize(history.vectors[..., self.part], dim=-1)  # (B, L, K)
+        places = torch.arange(contents.shape[1], device=contents.device)
+        back = history.seen[..., None] - 1 - places  # (B, P, L)
+        scores = self.query(outputs) @ self.key(events).transpose(1, 2) * self.width**-0.5
+        scores = scores - F.softplus(self.slope) * back
+        weights = scores.masked_fill(back < 0, torch.finfo(scores.dtype).min).softmax(dim=-1)
+        means = (weights * (back >= 0)) @ contents  # of nothing, where nothing came before
+        return F.normalize(means, dim=-1) * self.gate(outputs).exp()
+
+
 class UserTower(nn.Module):
     """What both ways share."""
 
-    def __init__(
-        self, config: Config, profile: FeatureTokens, *, events: int, value_width: int
-    ) -> None:
+    def __init__(self, config: Config, profile: FeatureTokens, sizes: Sizes) -> None:
         super().__init__()
         context = SumOfContext if config.context == "sum" else FusionOfContext
-        self.events = context(config, events, value_width)
+        self.events = context(config, sizes)
         self.profile = profile
         self.profile_fusion = fusion_of(config)
         self.dropout = nn.Dropout(config.dropout)
@@ -139,6 +179,15 @@ class UserTower(nn.Module):
             for _ in range(config.layers if config.positions == "distance" else 0)
         )
         self.norm = nn.LayerNorm(config.width)
+        self.contents = ContentHead(config.width, sizes.contents) if sizes.contents else None
+
+    def read_out(self, outputs: Tensor, events: Tensor, history: History) -> Tensor:
+        """(B, P, D + K), of length one, from outputs (B, P, D) and events (B, L, D)."""
+        learned = F.normalize(outputs, dim=-1)
+        if self.contents is None:
+            return learned
+        contents = self.contents(outputs, events, history)
+        return F.normalize(torch.cat([learned, contents], dim=-1), dim=-1)
 
     def profiles(self, profiles: Entities) -> Tensor:
         """(B, 1, D)"""
@@ -149,17 +198,15 @@ class LastEventTower(UserTower):
     """The output at an event is the user after it; users without events are read at their profile,
     which stands first and is never forgotten."""
 
-    def __init__(
-        self, config: Config, profile: FeatureTokens, *, events: int, value_width: int
-    ) -> None:
-        super().__init__(config, profile, events=events, value_width=value_width)
+    def __init__(self, config: Config, profile: FeatureTokens, sizes: Sizes) -> None:
+        super().__init__(config, profile, sizes)
         learned = config.positions == "learned"
         self.places = nn.Embedding(config.history, config.width) if learned else None
         if self.places is not None:
             nn.init.normal_(self.places.weight, std=QUIET)
 
     def forward(self, history: History, profiles: Entities) -> Tensor:
-        """B users and P targets of each -> (B, P, D), of length one."""
+        """B users and P targets of each -> (B, P, D + K), of length one."""
         z = self.events(history)  # (B, L, D)
         L = z.shape[1]
         if self.places is not None:
@@ -170,38 +217,37 @@ class LastEventTower(UserTower):
         for number, layer in enumerate(self.layers):
             x = layer(x, self.forgetting[number](sight, L + 1) if len(self.forgetting) else None)
         rows = history.seen[..., None].expand(-1, -1, x.shape[2])  # (B, P, D)
-        return F.normalize(self.norm(x.gather(1, rows)), dim=-1)
+        return self.read_out(self.norm(x.gather(1, rows)), z, history)
 
 
 class ClsTower(UserTower):
     """The output at CLS is the user, when it has seen the events before the target, SEP and p."""
 
-    def __init__(
-        self, config: Config, profile: FeatureTokens, *, events: int, value_width: int
-    ) -> None:
-        super().__init__(config, profile, events=events, value_width=value_width)
+    def __init__(self, config: Config, profile: FeatureTokens, sizes: Sizes) -> None:
+        super().__init__(config, profile, sizes)
         self.separator = nn.Parameter(torch.randn(config.width))
         self.classify = nn.Parameter(torch.randn(config.width))
 
     def forward(self, history: History, profiles: Entities) -> Tensor:
-        """B users and P targets of each -> (B, P, D), of length one."""
+        """B users and P targets of each -> (B, P, D + K), of length one."""
         P = history.seen.shape[1]
         profile = self.profiles(profiles).expand(-1, P, -1)  # (B, P, D)
         ends = torch.stack([self.separator, self.classify])[:, None, None]  # (2, 1, 1, D)
         separator, classify = ends.expand(2, *history.seen.shape, -1)  # (B, P, D) each
-        x = torch.cat([self.events(history), separator, profile, classify], dim=1)  # (B, T, D)
+        z = self.events(history)  # (B, L, D)
+        x = torch.cat([z, separator, profile, classify], dim=1)  # (B, T, D)
         x = self.dropout(x)
         sight = _sight_of_targets(history)
         for number, layer in enumerate(self.layers):
             last = P if number == len(self.layers) - 1 else x.shape[1]  # at last, CLS only
             x = layer(x, self.forgetting[number](sight, last), last)
-        return F.normalize(self.norm(x), dim=-1)  # (B, P, D)
+        return self.read_out(self.norm(x), z, history)
 
 
-def build(config: Config, profile: FeatureTokens, *, events: int, value_width: int) -> UserTower:
-    """The tower that the options ask for: `events` kinds of event, values of so many numbers."""
+def build(config: Config, profile: FeatureTokens, sizes: Sizes) -> UserTower:
+    """The tower that the options ask for."""
     kind = LastEventTower if config.readout == "last" else ClsTower
-    return kind(config, profile, events=events, value_width=value_width)
+    return kind(config, profile, sizes)
 
 
 def fusion_of(config: Config) -> AttentionFusion:
