@@ -12,14 +12,24 @@ import torch
 from torch.nn import functional as F
 from worlds import checkerboard, genre_world
 
-from encoders import artifact, batches, dataset, evaluate, families, learning, softmax, train
+from encoders import (
+    artifact,
+    batches,
+    content,
+    dataset,
+    evaluate,
+    families,
+    learning,
+    softmax,
+    train,
+)
 from encoders.dataset import Dataset
 from encoders.errors import TrainingFailed
 from encoders.progress import Run
-from encoders.retrievalformer import Config, RetrievalFormer
+from encoders.retrievalformer import Config, RetrievalFormer, contents
 from encoders.retrievalformer.items import NEW
 from encoders.retrievalformer.learner import Learner
-from encoders.types import ItemRecord
+from encoders.types import Feature, ItemRecord
 
 RUN = Run(seed=0, device="cpu", checkpoint=None, progress=lambda _: None)
 SMALL = {"width": 16, "text_as": "words", "windows": 16, "epochs": 24, "patience": 24}
@@ -132,7 +142,7 @@ def test_in_training_an_item_without_its_id_is_a_new_item(identity: str) -> None
 
 def test_with_sums_ids_begin_at_nothing_so_that_features_lead() -> None:
     encoder = untrained(world()).encoder
-    items = list(world().items)
+    items = [one for one in world().items if one.key in encoder.fitted.keys]
     renamed = [replace(one, key=f"another {one.key}") for one in items]
     own, new = (vectors_of(encoder, some) for some in (items, renamed))
     np.testing.assert_allclose(new[:, :-1], own[:, :-1] * (1 - NEW**2) ** 0.5, atol=1e-7)
@@ -251,3 +261,45 @@ def test_a_step_has_about_as_many_targets_whatever_the_length_of_histories(
     windows = batches.enough_windows(split, targets=20)
     plan = list(batches.plan(split, targets=20, windows=windows, rng=np.random.default_rng(0)))
     assert batches.count(split) / len(plan) == pytest.approx(step, rel=0.15)
+
+
+def test_newcomers_are_favoured_by_so_many_logits_and_nobody_else() -> None:
+    data = world()
+    cold = evaluate.popularity(dataset.leave_one_out(data)) == 0
+    scores: list[np.ndarray] = []
+    for newcomers in (0.0, 2.0):
+        learner = untrained(data, newcomers=newcomers)
+        batch = batches.gather(data, batches.asked(data, data.starts[1:] - 1), history=8)
+        scores.append(learner.scorer()(batch) * learner.network.sharpness.exp().item())
+    assert 0 < cold.sum() < len(cold)
+    np.testing.assert_allclose((scores[1] - scores[0])[:, cold], 2.0, atol=1e-4)
+    np.testing.assert_allclose((scores[1] - scores[0])[:, ~cold], 0.0, atol=1e-4)
+
+
+def test_contents_are_what_content_says_as_far_as_their_axes_go() -> None:
+    items = world().items
+    for axes, error in ((1_000, 1e-5), (4, 0.4)):
+        made = contents.fit(content.Config(), items, world().item_features, axes=axes)
+        found = made.encode(items)
+        wanted = np.asarray(made.encoder.encode_items(items).vectors["content"])
+        assert found.shape == (len(items), made.dimension)
+        assert made.dimension == min(axes, wanted.shape[1] - 1)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+        assert np.abs(found @ found.T - wanted @ wanted.T).mean() < error
+    assert not made.encode([ItemRecord(key="", features={})]).any()
+
+
+def test_axes_of_another_fit_are_damage(tmp_path: Path) -> None:
+    made = contents.fit(content.Config(), world().items, world().item_features, axes=4)
+    contents.Contents(made.encoder, made.axes[:-1]).write(tmp_path / "contents")
+    with pytest.raises(ValueError, match="axes of shape"):
+        contents.read(tmp_path / "contents", features=world().item_features, device="cpu")
+
+
+def test_what_nobody_says_costs_no_token() -> None:
+    data = world()
+    more = (*data.item_features, Feature(name="colour", kind="category"))
+    encoder = untrained(replace(data, item_features=more)).encoder
+    assert {feature.name for feature in encoder.item_features} == {
+        feature.name for feature in data.item_features
+    }

@@ -42,7 +42,7 @@ class Config:
     identity: str = "sum"  # an item's own vector: "none", a "token" of the fusion, a "sum" with it
     readout: str = "last"  # the user is read at the "last" event, or at an appended "cls"
     context: str = "sum"  # an event is the "sum" of item and context, or their "fusion"
-    content_width: int = 128  # of the part that says what items are, not learned; 0: without
+    content_width: int = 64  # of the part that says what items are, not learned; 0: without
     gated: bool = True  # LiGR layers instead of plain ones
     positions: str = "distance"  # forgetting by "distance", or "learned" places from the end
     text_as: str = "none"  # of the fusion's tokens: "words", "frozen" (by a text model), "both"
