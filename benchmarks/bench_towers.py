@@ -28,8 +28,11 @@ TARGET_ITEMS_PER_S, TARGET_USER_MS = 20_000, 5.0
 BATCH, EVENTS, USERS = 512, 50, 300
 VARIANTS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "content": ("content", {}),
-    "retrievalformer, words": ("retrievalformer", {"epochs": 1, "text_as": "words"}),
-    "retrievalformer, words and frozen text": ("retrievalformer", {"epochs": 1, "text_as": "both"}),
+    "retrievalformer": ("retrievalformer", {"epochs": 1}),
+    "retrievalformer, words for contents": (
+        "retrievalformer",
+        {"epochs": 1, "text_as": "words", "content_width": 0},
+    ),
 }
 BEGAN = datetime(2024, 1, 1, tzinfo=UTC)
 

@@ -62,7 +62,8 @@ def train(engine: sa.Engine, root: Path, *, family: str = "retrievalformer") -> 
         item=rng.integers(len(found), size=count),
         occurred_at=1_600_000_000_000_000 + np.arange(count) * 60_000_000,
     )
-    config: dict[str, object] = {} if family == "content" else {"epochs": 1, "text_as": "words"}
+    words: dict[str, object] = {"epochs": 1, "text_as": "words", "content_width": 0}
+    config = {} if family == "content" else words
     return training.train(family, events, str(root), config=config)
 
 

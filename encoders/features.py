@@ -62,7 +62,7 @@ class Columns:
     """N records, feature by feature. Missing: an empty bag, NaN, ""."""
 
     rows: int
-    bags: Mapping[str, Bag]  # category, categories, words of text
+    bags: Mapping[str, Bag]  # category, categories, and words of text where words are read
     numbers: Mapping[str, FloatArray]  # (N,)
     texts: Mapping[str, Sequence[str]]
 
@@ -160,7 +160,9 @@ class Pipeline:
     ) -> None:
         self.features = tuple(sorted(features, key=lambda feature: feature.name))
         self.vocabularies = {
-            table_of(f): vocabularies[table_of(f)] for f in self.features if _bagged(f)
+            table_of(f): vocabularies[table_of(f)]
+            for f in self.features
+            if f.kind != "number" and (f.kind != "text" or table_of(f) in vocabularies)
         }
         self.scales = {f.name: scales[f.name] for f in self.features if f.kind == "number"}
 
@@ -174,7 +176,7 @@ class Pipeline:
             column = values.column(feature, records)
             if feature.kind == "number":
                 numbers[feature.name] = np.asarray(column, dtype=np.float32)
-            else:
+            elif table_of(feature) in self.vocabularies:
                 bags[feature.name] = _bag(feature, column, self.vocabularies[table_of(feature)])
             if feature.kind == "text":
                 texts[feature.name] = cast("list[str]", column)
@@ -210,8 +212,10 @@ def fit(
     *,
     known: int,
     buckets: int,
+    words: bool = True,
 ) -> Pipelines:
-    """Pipelines whose vocabularies hold at most `known` values each, the most frequent ones."""
+    """Pipelines whose vocabularies hold at most `known` values each, the most frequent ones.
+    Without `words` a text is a text only."""
     counts: dict[str, Counter[str]] = {}
     sides: list[tuple[Sequence[Feature], dict[str, Scale]]] = []
     for features, records in ((item_features, items), (user_features, users)):
@@ -220,7 +224,7 @@ def fit(
             column = values.column(feature, records)
             if feature.kind == "number":
                 scales[feature.name] = fit_scale(np.asarray(column, dtype=np.float32))
-            else:
+            elif words or feature.kind != "text":
                 counter = counts.setdefault(table_of(feature), Counter())
                 counter.update(chain.from_iterable(map(_splitter(feature), column)))
         sides.append((features, scales))
@@ -275,10 +279,6 @@ def table_of(feature: Feature) -> str:
     """The name of the table that the feature's rows belong to: one for both sides, one for
     `category` and `categories` of the same name, another for words."""
     return f"{'words' if feature.kind == 'text' else 'values'}:{feature.name}"
-
-
-def _bagged(feature: Feature) -> bool:
-    return feature.kind != "number"
 
 
 def _splitter(feature: Feature) -> Callable[[Any], Sequence[str]]:

@@ -21,12 +21,14 @@ from encoders.errors import DatasetInvalid
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Protocol:
     """`training` is what a model may see. `targets` (U,) are the events to ask for, as numbers in
-    `data`, -1 for users that nothing is asked of; what came before one is its history."""
+    `data`, -1 for users that nothing is asked of; what came before one is its history. `others`
+    (U,) are the last events of the other users: what is won on cold items can be lost on these."""
 
     name: str
     training: Split
     data: Dataset
     targets: IntArray
+    others: IntArray
     cold: NDArray[np.integer]  # items without any training event by this protocol
 
 
@@ -43,7 +45,12 @@ def leave_one_out(data: Dataset) -> Protocol:
     split = datasets.leave_one_out(data)
     nothing = np.empty(0, dtype=np.int64)
     return Protocol(
-        name="leave-one-out", training=split, data=data, targets=split.test, cold=nothing
+        name="leave-one-out",
+        training=split,
+        data=data,
+        targets=split.test,
+        others=np.full_like(split.test, -1),
+        cold=nothing,
     )
 
 
@@ -84,6 +91,7 @@ def _without(data: Dataset, split: Split, cold: NDArray[np.integer], *, name: st
         training=_last_validates(kept),
         data=data,
         targets=np.where(asked, split.test, -1),
+        others=np.where(asked, -1, split.test),
         cold=cold,
     )
 

@@ -37,6 +37,8 @@ def test_looc_asks_everybody_whose_last_item_is_cold(data: Dataset) -> None:
     found = protocols.leave_one_out_cold(data, seed_users=4, seed=1)
     assert len(found.cold) <= 4
     last = dataset.leave_one_out(data).test
+    assert np.maximum(found.targets, found.others).tolist() == last.tolist()
+    assert (np.minimum(found.targets, found.others) == -1).all()
     wanted = [u for u in range(len(last)) if data.item[last[u]] in found.cold]
     assert np.flatnonzero(found.targets >= 0).tolist() == wanted
 

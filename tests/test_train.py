@@ -355,7 +355,8 @@ def test_training_sees_exactly_what_serving_sees(data: Dataset, readout: str, co
             batch, vectors[torch.as_tensor(batch.item)], encoder.fitted.values
         )
         profiles = encoder.user_entities([data.user_records[int(u)] for u in batch.user])
-        packed = encoder.towers.users(history, profiles).numpy()
+        asked = encoder.towers.queries(history, profiles, newcomers=encoder.config.newcomers)
+        packed = torch.nn.functional.normalize(asked, dim=-1).numpy()
     checked = 0
     for row, (begin, first, end) in enumerate(spans.tolist()):
         low = max(begin, end - 1 - 6)

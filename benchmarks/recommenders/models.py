@@ -7,7 +7,7 @@ changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,10 @@ from encoders.evaluate import Ranks
 from encoders.progress import Epoch, Run
 from encoders.protocols import Protocol
 from encoders.retrievalformer.learner import Learner as RetrievalFormerLearner
+from encoders.retrievalformer.learner import Scorer as RetrievalFormerScorer
 from encoders.types import FloatArray
+
+NEWCOMERS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # how much new items are favoured, all in one run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,10 @@ class Outcome:
     """What a model reached on a protocol's targets, and what it was made with."""
 
     ranks: Ranks
+    others: Ranks  # of users whose last item is not cold; of nobody where none is
     options: Mapping[str, Any]
     curve: Sequence[Epoch] = ()  # of what was learnt
+    newcomers: Mapping[float, tuple[Ranks, Ranks]] = field(default_factory=dict[Any, Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,8 @@ class _Popularity:
 
 def _popularity(protocol: Protocol, options: Mapping[str, Any], run: Run) -> Outcome:
     scorer = _Popularity(counts=evaluate.popularity(protocol.training))
-    return Outcome(ranks=_ranks(scorer, protocol, run), options=options)
+    ranks, others = _ranks(scorer, protocol, run)
+    return Outcome(ranks=ranks, others=others, options=options)
 
 
 def _content(protocol: Protocol, options: Mapping[str, Any], run: Run) -> Outcome:
@@ -70,8 +76,11 @@ def _content(protocol: Protocol, options: Mapping[str, Any], run: Run) -> Outcom
         device=run.device,
     )
     asked = replace(protocol.training, dataset=data)
-    ranks = evaluate.rank_with(encoder, asked, protocol.targets, seed=run.seed)
-    return Outcome(ranks=ranks, options=asdict(config))
+    ranks, others = (
+        evaluate.rank_with(encoder, asked, targets, seed=run.seed)
+        for targets in (protocol.targets, protocol.others)
+    )
+    return Outcome(ranks=ranks, others=others, options=asdict(config))
 
 
 def _baseline(name: str) -> Callable[[Protocol, Mapping[str, Any], Run], Outcome]:
@@ -93,13 +102,26 @@ def _retrievalformer(protocol: Protocol, options: Mapping[str, Any], run: Run) -
 
 def _learnt(learner: learning.Learner, protocol: Protocol, run: Run) -> Outcome:
     curve = learning.learn(learner, protocol.training, run)
-    ranks = _ranks(learner.scorer(), protocol, run)
+    scorer = learner.scorer()
+    ranks, others = _ranks(scorer, protocol, run)
+    favoured: dict[float, tuple[Ranks, Ranks]] = {}
+    if len(protocol.cold) and isinstance(scorer, RetrievalFormerScorer):
+        for newcomers in NEWCOMERS:
+            asked = replace(scorer, newcomers=newcomers)
+            favoured[newcomers] = _ranks(asked, protocol, run)
     schedule: Any = learner.schedule
-    return Outcome(ranks=ranks, options=asdict(schedule), curve=curve)
+    return Outcome(
+        ranks=ranks, others=others, options=asdict(schedule), curve=curve, newcomers=favoured
+    )
 
 
-def _ranks(scorer: evaluate.Scorer, protocol: Protocol, run: Run) -> Ranks:
-    return evaluate.rank_by(scorer, protocol.data, protocol.targets, seed=run.seed)
+def _ranks(scorer: evaluate.Scorer, protocol: Protocol, run: Run) -> tuple[Ranks, Ranks]:
+    """Of those who are asked, and of the others."""
+    ranks, others = (
+        evaluate.rank_by(scorer, protocol.data, targets, seed=run.seed)
+        for targets in (protocol.targets, protocol.others)
+    )
+    return ranks, others
 
 
 MODELS: Mapping[str, Model] = {

@@ -111,7 +111,12 @@ def _write(
         "options": dict(outcome.options),
         "epochs": len(outcome.curve),
         "seconds": round(seconds, 1),  # since it was last started
-        "metrics": {name: round(value, 6) for name, value in outcome.ranks.metrics().items()},
+        "metrics": _metrics(outcome.ranks),
+        "others": _metrics(outcome.others),
+        "newcomers": {
+            str(newcomers): {"asked": _metrics(asked), "others": _metrics(others)}
+            for newcomers, (asked, others) in outcome.newcomers.items()
+        },
         "curve": [line.as_dict() for line in outcome.curve],
         "users": len(data.user_keys),
         "items": len(data.items),
@@ -128,6 +133,12 @@ def _write(
     evaluation.write_ranks(asked.path.with_suffix(".npz"), model=outcome.ranks)
     asked.path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     _say(f"{asked.path}: {found['metrics']}")
+
+
+def _metrics(ranks: Ranks) -> Mapping[str, float]:
+    if not len(ranks.users):
+        return {}
+    return {name: round(value, 6) for name, value in ranks.metrics().items()}
 
 
 def read_ranks(path: Path) -> Ranks:

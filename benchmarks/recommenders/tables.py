@@ -42,7 +42,9 @@ one time are in an order drawn by the seed. Options are the same for all data se
 
 Several seeds: mean ± standard deviation. One seed: the mean, and its 95% interval by bootstrap over
 users. *Against* is the difference to SASRec of the same seed in recall@20 unmasked, paired by user,
-with its 95% interval; in bold where that excludes zero.
+with its 95% interval; in bold where that excludes zero. Where items are cold, *others* are the
+users whose last item is not, by the same model: what is won on these can be lost on those, and
+`newcomers` says by how much logits of new items are raised.
 
 To reproduce a row: `python -m benchmarks.recommenders run --data SET --protocol PROTOCOL
 --model MODEL --seed 0 1 2`, with the data sets' folders in `TWINSPAN_DATA`.
@@ -71,7 +73,8 @@ def page() -> str:
             if rows:
                 parts.append(f"{_size(rows[0])} {said}\n")
                 parts.append(_table(rows))
-    return "\n".join(parts)
+                parts.append(_favoured(rows))
+    return "\n".join(part for part in parts if part)
 
 
 def _legend() -> str:
@@ -112,13 +115,13 @@ def _size(row: Row) -> str:
 
 def _table(rows: Sequence[Row]) -> str:
     reference = next((row for row in rows if row.name == REFERENCE), None)
-    lines = [
-        "| model | " + " | ".join(HEADINGS) + " | against | seeds | minutes |",
-        "|---" * (len(HEADINGS) + 4) + "|",
-    ]
+    cold = any(one["cold"] for row in rows for one in row.runs)
+    headings = [*HEADINGS, "R@20 of others" if cold else "against", "seeds", "minutes"]
+    lines = [f"| model | {' | '.join(headings)} |", "|---" * (len(headings) + 1) + "|"]
     for row in rows:
         cells = [_cell(row, column) for column in COLUMNS]
-        cells += [_against(row, reference), ", ".join(str(seed) for seed in sorted(row.seeds))]
+        cells.append(_others(row) if cold else _against(row, reference))
+        cells.append(", ".join(str(seed) for seed in sorted(row.seeds)))
         cells.append(f"{mean(one['seconds'] for one in row.runs) / 60:.0f}")
         lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -130,6 +133,29 @@ def _cell(row: Row, column: str) -> str:
         return f"{mean(values):.4f} ± {stdev(values):.4f}"
     interval = evaluate.mean_interval(_per_user(row.paths[0], column))
     return f"{interval.mean:.4f} ({interval.low:.4f}–{interval.high:.4f})"
+
+
+def _others(row: Row) -> str:
+    values = [one["others"]["recall@20"] for one in row.runs if one["others"]]
+    return f"{mean(values):.4f}" if values else "–"
+
+
+def _favoured(rows: Sequence[Row]) -> str:
+    """What is won and lost by favouring new items, from one training; "" where none was run."""
+    lines = [
+        f"| {row.name} | {newcomers} | {_mean(row, newcomers, 'asked')} "
+        f"| {_mean(row, newcomers, 'others')} |"
+        for row in rows
+        for newcomers in row.runs[0].get("newcomers", {})
+    ]
+    if not lines:
+        return ""
+    head = "| model | newcomers | R@20 of cold items | R@20 of others |\n|---|---|---|---|\n"
+    return head + "\n".join(lines) + "\n"
+
+
+def _mean(row: Row, newcomers: str, who: str) -> str:
+    return f"{mean(one['newcomers'][newcomers][who]['recall@20'] for one in row.runs):.4f}"
 
 
 def _per_user(path: Path, column: str) -> np.ndarray:

@@ -194,6 +194,7 @@ def build(
         user_records,
         known=config.vocabulary,
         buckets=config.buckets,
+        words=config.text_as in ("words", "both"),
     )
     texts = any(f.kind == "text" for f in (*item_features, *user_features))
     frozen = (

@@ -62,7 +62,8 @@ class Learner:
             self.network.items(self._catalogue.take(rows[start : start + CHUNK]))
             for start in range(0, len(rows), CHUNK)
         ]
-        return Scorer(learner=self, vectors=torch.cat(parts))
+        newcomers = self.schedule.newcomers
+        return Scorer(learner=self, vectors=torch.cat(parts), newcomers=newcomers)
 
     def profiles_of(self, batch: Batch) -> Entities:
         """Those of the batch's users."""
@@ -75,6 +76,7 @@ class Scorer:
 
     learner: Learner
     vectors: Tensor  # (N, I)
+    newcomers: float  # as the option of this name, which can be another at each query
 
     @property
     def history(self) -> int:
@@ -89,4 +91,4 @@ class Scorer:
         queries = encoder.towers.queries(history, profiles, newcomers=encoder.config.newcomers)[
             :, 0
         ]  # (B, I)
-        return (queries @ self.vectors.T).cpu().numpy()
+        return (queries[:, 0] @ self.vectors.T).cpu().numpy()

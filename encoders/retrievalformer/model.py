@@ -12,13 +12,20 @@ Resilience" (ICLR 2026 submission 21558; re-studied by its authors in arXiv 2608
 The configuration `paper` is that, `full` the default. Where `full` departs, it is by an option:
 - identity="sum": y = unit(fusion + own vector). An item's vector is dropped at random in training
   (identity_noise), and new items have none: both are then what their features say.
+- content_width: y = unit([y, g * c]), where c is what `content` says of the item without training,
+  on its main axes, and the user is asked with a mean over the contents of the history, weighted by
+  attention (`users.ContentHead`). What is not learned cannot be learnt by heart: it holds for new
+  items as for old ones.
+- text_as="none": texts are read by contents only. As tokens they named each training item, so that
+  fusion knew all of these without their own vectors, and no new one.
+- newcomers: new items are marked in their vectors, and queries raise their logits by so much. A
+  model that is right about popularity ranks what nobody has met below what many have.
 - readout="last": [p_u, z_1 ... z_T] read at z_T, as SASRec does, so that one pass answers for all
   prefixes; SEP, p_u and CLS need three tokens per target.
 - context="sum": z = linear(y) + context, at a sixth of the fusion's price.
 - gated: LiGR layers, whose branches are weighted by sigmoid gates, with SwiGLU (eSASRec).
 - exact_items: softmax over the whole catalogue while it is small. The authors' re-study found +6.9%
   and +54% Recall@20 over sampled InfoNCE.
-- text_as="both": a frozen text model's vectors besides words; the paper knows only words.
 
 What the paper leaves open, and was chosen for both:
 - The history reaches the user tower as item vectors (at serving those that lie in the index), not
