@@ -88,7 +88,5 @@ class Scorer:
         past = self.vectors[torch.as_tensor(batch.item, device=encoder.device)]  # (B, L, I)
         profiles = self.learner.profiles_of(batch)
         history = history_of(batch, past, encoder.fitted.values)
-        queries = encoder.towers.queries(history, profiles, newcomers=encoder.config.newcomers)[
-            :, 0
-        ]  # (B, I)
+        queries = encoder.towers.queries(history, profiles, newcomers=self.newcomers)  # (B, 1, I)
         return (queries[:, 0] @ self.vectors.T).cpu().numpy()
