@@ -5,7 +5,7 @@ so that one pass answers for every prefix. `cls`, the paper's: [z_1 ... z_L, SEP
 last three appended once per target.
 
 Shapes: B users, L history events, P targets, T tokens, E events together, D width,
-I of an item's vector, K of contents, H heads.
+I of an item's vector, K of contents, V of a scaled value, H heads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class History:
 
     vectors: Tensor  # (B, L, I): as the item tower makes them
     event: Tensor  # (B, L)
-    value: Tensor  # (B, L, K), scaled
+    value: Tensor  # (B, L, V), scaled
     gap: Tensor  # (B, L)
     length: Tensor  # (B,)
     seen: Tensor  # (B, P): how many events come before each target
@@ -269,7 +269,7 @@ def history_of(batch: Batch, vectors: Tensor, values: Scale | None) -> History:
     return History(
         vectors=vectors,
         event=event,
-        value=torch.as_tensor(value, device=device),  # (B, L, K)
+        value=torch.as_tensor(value, device=device),  # (B, L, V)
         gap=gap,
         length=length,
         seen=seen,
