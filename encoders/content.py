@@ -152,7 +152,7 @@ class ContentEncoder:
             part = self.encode_items(items[start : start + CHUNK]).vectors[VECTOR]
             total += weights[None, start : start + CHUNK] @ cast(FloatArray, part)
         total[0, -1] = 0.0 if total[0, :-1].any() else 1.0
-        return _unit(total)[0]
+        return unit(total)[0]
 
     @cached_property
     def _width(self) -> int:
@@ -175,13 +175,13 @@ class ContentEncoder:
         """(N, D): the blocks by weight, then 1 in the last entry where every block is empty."""
         make = {"text": self._texts, "category": self._categories, "number": self._numbers}
         parts = [
-            _unit(make[kind](columns)) * np.float32(weight**0.5)
+            unit(make[kind](columns)) * np.float32(weight**0.5)
             for kind, (_, weight) in self._blocks.items()
         ]
         parts.append(np.zeros((columns.rows, 1), dtype=np.float32))
         vectors = np.concatenate(parts, axis=1)  # (N, D)
         vectors[~vectors.any(axis=1), -1] = 1.0
-        return _unit(vectors)
+        return unit(vectors)
 
     def _texts(self, columns: Columns) -> FloatArray:
         """(N, W): the mean over the item's text features, each without the catalogue's mean."""
@@ -190,7 +190,7 @@ class ContentEncoder:
         names = list(columns.texts)
         flat = self._frozen.encode([one for name in names for one in columns.texts[name]])
         present = flat.any(axis=1, keepdims=True)
-        flat = _unit((flat - self._statistics.mean_text) * present)
+        flat = unit((flat - self._statistics.mean_text) * present)
         total = flat.reshape(len(names), columns.rows, self._frozen.dimension).sum(
             axis=0
         )  # (N, text width)
@@ -205,7 +205,7 @@ class ContentEncoder:
         for feature in self.item_features:
             if feature.kind in ("category", "categories"):
                 table = self._tables[features.table_of(feature)]
-                total += _unit(_sums(columns.bags[feature.name], table))
+                total += unit(_sums(columns.bags[feature.name], table))
         return total
 
     def _numbers(self, columns: Columns) -> FloatArray:
@@ -215,7 +215,7 @@ class ContentEncoder:
         for name, scale in self.pipeline.scales.items():
             pieces = np.nan_to_num(scale.encode(columns.numbers[name])[:, 1:] - 0.5)  # (N, K)
             seeds = np.arange(pieces.shape[1], dtype=np.uint64)
-            total += _unit(pieces.astype(np.float32) @ _directions(name, seeds, width))
+            total += unit(pieces.astype(np.float32) @ _directions(name, seeds, width))
         return total
 
     @cached_property
@@ -241,7 +241,7 @@ class ContentEncoder:
         ages = np.arange(len(known) - 1, -1, -1)
         weights = (0.5 ** (ages / self.config.half_life)).astype(np.float32)
         mean = weights @ np.stack(known)  # (D,)
-        return _unit(mean[None])[0] if np.linalg.norm(mean) > 1e-6 else known[-1].copy()
+        return unit(mean[None])[0] if np.linalg.norm(mean) > 1e-6 else known[-1].copy()
 
 
 def fit(
@@ -356,7 +356,7 @@ def _directions(name: str, hashes: NDArray[np.uint64], width: int) -> FloatArray
     return bits.astype(np.float32) * 2 - 1
 
 
-def _unit(vectors: FloatArray) -> FloatArray:
+def unit(vectors: FloatArray) -> FloatArray:
     """Rows of length one; rows of nothing stay 0."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-6)

@@ -194,14 +194,10 @@ def build(
         user_records,
         known=config.vocabulary,
         buckets=config.buckets,
-        words=config.text_as in ("words", "both"),
+        words=config.reads_words,
     )
     texts = any(f.kind == "text" for f in (*item_features, *user_features))
-    frozen = (
-        text.load(config.text_model, device=device)
-        if texts and config.text_as in ("frozen", "both")
-        else None
-    )
+    frozen = text.load(config.text_model, device=device) if texts and config.reads_frozen else None
     known = values[np.isfinite(values)]
     fitted = Fitted(
         pipelines=pipelines,

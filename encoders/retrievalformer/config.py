@@ -80,6 +80,16 @@ class Config:
         if self.positions == "learned" and self.readout != "last":
             raise TrainingFailed('positions "learned" need readout "last": a window has one end')
 
+    @property
+    def reads_words(self) -> bool:
+        """The fusion has a token for the words of a text."""
+        return self.text_as in ("words", "both")
+
+    @property
+    def reads_frozen(self) -> bool:
+        """The fusion has a token for a text's frozen vector."""
+        return self.text_as in ("frozen", "both")
+
 
 # What the paper describes, as far as it does; the model file lists what it leaves open.
 PAPER: Mapping[str, object] = {

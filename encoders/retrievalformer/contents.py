@@ -37,9 +37,7 @@ class Contents:
 
     def encode(self, records: Sequence[ItemRecord]) -> FloatArray:
         """(N, K), rows of length one; 0 for an item that says nothing."""
-        turned = _blocks(self.encoder, records) @ self.axes
-        lengths = np.linalg.norm(turned, axis=1, keepdims=True)
-        return np.divide(turned, lengths, out=np.zeros_like(turned), where=lengths > 1e-6)
+        return content.unit(_blocks(self.encoder, records) @ self.axes)
 
     def write(self, folder: Path) -> None:
         """The folder holds all that `read` needs; it must not exist yet."""
@@ -76,7 +74,8 @@ def read(folder: Path, *, features: tuple[Feature, ...], device: str) -> Content
         device=device,
     )
     axes = cast(Any, safetensors.numpy).load_file(folder / "axes.safetensors")["axes"]
-    width = _blocks(encoder, [ItemRecord(key="", features={})]).shape[1]
+    (vector,) = encoder.vectors
+    width = (vector.dimension or 0) - 1  # without the last entry, as in `_blocks`
     if axes.ndim != 2 or axes.shape[0] != width:
         raise ValueError(f"axes of shape {axes.shape} for content of width {width}")
     return Contents(encoder, axes)

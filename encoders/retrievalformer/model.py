@@ -100,7 +100,7 @@ class Towers(nn.Module):
                 width=config.width,
                 noise=config.noise,
                 hidden=hidden,
-                words=config.text_as in ("words", "both"),
+                words=config.reads_words,
                 text_width=text_width,
             )
             for side, hidden in (
@@ -125,14 +125,19 @@ class Towers(nn.Module):
         self.users = users.build(config, profile_tokens, sizes)
         self.sharpness = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
 
+    @property
+    def inverse_temperature(self) -> Tensor:
+        """A scalar: logits are scores times this."""
+        return self.sharpness.exp().clamp(max=100)
+
     def queries(self, history: History, profiles: Entities, *, newcomers: float) -> Tensor:
         """(B, P, I): the dot product with an item's vector is its score, by the temperature too
         low; that of new items is higher by `newcomers` logits than the score itself."""
         queries = self.users(history, profiles)  # (B, P, D + K)
         if not self.items.marks_new:
             return queries
-        bonus = newcomers / (items.NEW * self.sharpness.exp()) * torch.ones_like(queries[..., :1])
-        return torch.cat([queries, bonus], dim=-1)
+        bonus = newcomers / (items.NEW * self.inverse_temperature)
+        return torch.cat([queries, bonus.expand_as(queries[..., :1])], dim=-1)
 
     def loss(self, batch: Batch, catalogue: Entities, profiles: Entities, share: Tensor) -> Tensor:
         """Mean cross-entropy of the batch's targets among all items that have events, or among a
@@ -151,7 +156,7 @@ class Towers(nn.Module):
             self.fitted.values,
         )
         queries = self.queries(past, profiles, newcomers=0.0)[wanted]
-        queries = self.sharpness.exp().clamp(max=100) * queries  # (T, I)
+        queries = self.inverse_temperature * queries  # (T, I)
         own = torch.searchsorted(ranked, targets)  # (T,)
         if chance is None:
             return softmax.cross_entropy(queries, vectors, own, None)
