@@ -57,7 +57,7 @@ class Config:
     weight_decay: float = 0.0
     epochs: int = 100
     patience: int = 10
-    validation_users: int = 2_000
+    validation_users: int = 10_000
 
     def __post_init__(self) -> None:
         require(self, _BOUNDS)

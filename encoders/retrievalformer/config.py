@@ -65,7 +65,7 @@ class Config:
     weight_decay: float = 0.01
     epochs: int = 0  # at most; 0: 24, on much data fewer (6,000 steps), on little more (550)
     patience: int = 0  # epochs without a better recall; 0: a quarter of all, at least two
-    validation_users: int = 2_000  # at most, drawn with the seed
+    validation_users: int = 10_000  # at most, drawn with the seed
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
