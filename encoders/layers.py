@@ -1,6 +1,6 @@
 """Transformer layers of sequence models: norms first, what comes in is added to what goes out.
 
-Shapes: B sequences, T tokens, D width, H heads.
+Shapes: B sequences, T tokens, P of them asked for, D width, H heads.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ class Layer(nn.Module):
         self.feed = feed
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, last: int | None = None) -> Tensor:
-        """(B, T, D) -> (B, last, D), the last tokens only, or all. `bias` (.., H or 1, last, T) is
-        added to the scores and hides by -inf; without one, tokens see themselves and those before
-        them, and all are computed."""
-        kept = x[:, -(last or x.shape[1]) :]  # (B, last, D)
+    def forward(self, x: Tensor, bias: Tensor | None = None, asked: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, P, D), the tokens numbered `asked` (B, P) only, or all. `bias` (.., H or
+        1, P, T) is added to the scores and hides by -inf; without one, tokens see themselves and
+        those before them, and all are computed."""
+        kept = x if asked is None else pick(x, asked)  # (B, P, D)
         kept = kept + self._attended(x, kept, bias)
         return kept + self._fed(kept)
 
     def _attended(self, x: Tensor, kept: Tensor, bias: Tensor | None) -> Tensor:
         B, T, D = x.shape
         normed = self.norm_attend(x)
-        q = self.query(normed[:, -kept.shape[1] :]).view(B, -1, self.heads, D // self.heads)
+        asking = normed if kept is x else self.norm_attend(kept)
+        q = self.query(asking).view(B, -1, self.heads, D // self.heads)
         k, v = self.key_value(normed).view(B, T, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(
             q.transpose(1, 2), k, v, attn_mask=bias, is_causal=bias is None
-        )  # (B, H, last, D / H)
+        )  # (B, H, P, D / H)
         return self.dropout(self.join(mixed.transpose(1, 2).reshape(B, -1, D)))
 
     def _fed(self, x: Tensor) -> Tensor:
@@ -55,6 +56,11 @@ class GatedLayer(Layer):
 
     def _fed(self, x: Tensor) -> Tensor:
         return self.gate_feed(x).sigmoid() * super()._fed(x)
+
+
+def pick(tokens: Tensor, numbers: Tensor) -> Tensor:
+    """(B, T, D) and (B, P) -> (B, P, D): those of these numbers."""
+    return tokens.gather(1, numbers[..., None].expand(-1, -1, tokens.shape[2]))
 
 
 class SwiGLU(nn.Module):

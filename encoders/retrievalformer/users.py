@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from encoders.batches import GAPS, Batch
 from encoders.features import Scale
 from encoders.fusion import AttentionFusion, Entities, FeatureTokens
-from encoders.layers import GatedLayer, Layer, SwiGLU
+from encoders.layers import GatedLayer, Layer, SwiGLU, pick
 from encoders.retrievalformer.config import Config
 
 # How far back each token looks, the logarithm of that, and -inf where it must not look; each is
@@ -127,10 +127,10 @@ class Forgetting(nn.Module):
         slopes = torch.logspace(-1, -5, heads, base=2)  # quick to slow
         self.slopes = nn.Parameter(torch.stack([slopes, slopes]).expm1().log())  # (2, H)
 
-    def forward(self, sight: Sight, last: int) -> Tensor:
-        """(B or 1, H, last, T), to be added to the scores of the last tokens."""
+    def forward(self, sight: Sight) -> Tensor:
+        """(B or 1, H, T, T), to be added to the scores."""
         line, curve = F.softplus(self.slopes)[..., None, None]  # (H, 1, 1) each
-        distance, logarithm, hidden = (part[:, :, -last:] for part in sight)
+        distance, logarithm, hidden = sight
         return hidden - line * distance - curve * logarithm
 
 
@@ -181,6 +181,23 @@ class UserTower(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.contents = ContentHead(config.width, sizes.contents) if sizes.contents else None
 
+    def outputs(self, x: Tensor, sight: Sight, asked: Tensor) -> Tensor:
+        """(B, T, D) -> (B, P, D): what comes out at the tokens numbered `asked` (B, P). Where these
+        are few, as in serving, the last layer computes them only."""
+        few = 2 * asked.shape[1] < x.shape[1]
+        for number, layer in enumerate(self.layers):
+            if few and number == len(self.layers) - 1:
+                whole = (part[:, 0].expand(len(x), -1, -1) for part in sight)  # (B, T, T) each
+                distance, logarithm, hidden = (pick(part, asked)[:, None] for part in whole)
+                x = layer(x, self._bias(number, (distance, logarithm, hidden)), asked)
+            else:
+                x = layer(x, self._bias(number, sight))
+        return self.norm(x if few else pick(x, asked))
+
+    def _bias(self, number: int, sight: Sight) -> Tensor:
+        """(B or 1, H or 1, P, T) of a layer."""
+        return self.forgetting[number](sight) if len(self.forgetting) else sight[2]
+
     def read_out(self, outputs: Tensor, events: Tensor, history: History) -> Tensor:
         """(B, P, D + K), of length one, from outputs (B, P, D) and events (B, L, D)."""
         learned = F.normalize(outputs, dim=-1)
@@ -213,11 +230,8 @@ class LastEventTower(UserTower):
             places = torch.arange(L, device=z.device)
             z = z + self.places((history.length[:, None] - 1 - places).clamp(min=0))
         x = self.dropout(torch.cat([self.profiles(profiles), z], dim=1))  # (B, T, D)
-        sight = _sight(L + 1, z.device)
-        for number, layer in enumerate(self.layers):
-            x = layer(x, self.forgetting[number](sight, L + 1) if len(self.forgetting) else None)
-        rows = history.seen[..., None].expand(-1, -1, x.shape[2])  # (B, P, D)
-        return self.read_out(self.norm(x.gather(1, rows)), z, history)
+        outputs = self.outputs(x, _sight(L + 1, z.device), history.seen)
+        return self.read_out(outputs, z, history)
 
 
 class ClsTower(UserTower):
@@ -236,12 +250,10 @@ class ClsTower(UserTower):
         separator, classify = ends.expand(2, *history.seen.shape, -1)  # (B, P, D) each
         z = self.events(history)  # (B, L, D)
         x = torch.cat([z, separator, profile, classify], dim=1)  # (B, T, D)
-        x = self.dropout(x)
-        sight = _sight_of_targets(history)
-        for number, layer in enumerate(self.layers):
-            last = P if number == len(self.layers) - 1 else x.shape[1]  # at last, CLS only
-            x = layer(x, self.forgetting[number](sight, last), last)
-        return self.read_out(self.norm(x), z, history)
+        T = x.shape[1]
+        asked = torch.arange(T - P, T, device=x.device).expand(len(x), P)  # every CLS
+        outputs = self.outputs(self.dropout(x), _sight_of_targets(history), asked)
+        return self.read_out(outputs, z, history)
 
 
 def build(config: Config, profile: FeatureTokens, sizes: Sizes) -> UserTower:
