@@ -17,6 +17,7 @@ from encoders.batches import Batch
 from encoders.evaluate import Ranks
 from encoders.progress import Epoch, Run
 from encoders.protocols import Protocol
+from encoders.retrievalformer import Config
 from encoders.retrievalformer.learner import Learner as RetrievalFormerLearner
 from encoders.retrievalformer.learner import Scorer as RetrievalFormerScorer
 from encoders.types import FloatArray
@@ -40,11 +41,21 @@ class Model:
     """`about` is its line in the tables' legend."""
 
     about: str
-    make: Callable[[Protocol, Mapping[str, Any], Run], Outcome]
-    options: Mapping[str, Any]  # changed from the defaults of its kind
+    make: Callable[[Protocol, Any, Run], Outcome]  # Any: what `configure` returns
+    configure: Callable[[Mapping[str, Any]], Any]  # of options
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # changed from its defaults
 
     def run(self, protocol: Protocol, run: Run, more: Mapping[str, Any]) -> Outcome:
-        return self.make(protocol, {**self.options, **more}, run)
+        return self.make(protocol, self.configured(more), run)
+
+    def configured(self, more: Mapping[str, Any]) -> Any:
+        """What a run with these options would be made with today: a dataclass."""
+        return self.configure({**self.options, **more})
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """What can be chosen about popularity."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,15 +69,14 @@ class _Popularity:
         return np.tile(self.counts, (len(batch.user), 1))
 
 
-def _popularity(protocol: Protocol, options: Mapping[str, Any], run: Run) -> Outcome:
+def _popularity(protocol: Protocol, config: _Nothing, run: Run) -> Outcome:
     scorer = _Popularity(counts=evaluate.popularity(protocol.training))
     ranks, others = _ranks(scorer, protocol, run)
-    return Outcome(ranks=ranks, others=others, options=options)
+    return Outcome(ranks=ranks, others=others, options=asdict(config))
 
 
-def _content(protocol: Protocol, options: Mapping[str, Any], run: Run) -> Outcome:
+def _content(protocol: Protocol, config: content.Config, run: Run) -> Outcome:
     """Nearest to the mean of what the user had, by content; nothing is learnt."""
-    config = content.Config(**options)
     data = protocol.data
     encoder = content.fit(
         config,
@@ -83,21 +93,28 @@ def _content(protocol: Protocol, options: Mapping[str, Any], run: Run) -> Outcom
     return Outcome(ranks=ranks, others=others, options=asdict(config))
 
 
-def _baseline(name: str) -> Callable[[Protocol, Mapping[str, Any], Run], Outcome]:
-    def make(protocol: Protocol, options: Mapping[str, Any], run: Run) -> Outcome:
+def _baseline(name: str, about: str) -> Model:
+    def make(protocol: Protocol, config: baselines.Config, run: Run) -> Outcome:
         with learning.seeded(run):
-            config = baselines.Config(**options)
             learner = baselines.build(name, config, protocol.training, device=run.device)
         return _learnt(learner, protocol, run)
 
-    return make
+    def configure(options: Mapping[str, Any]) -> baselines.Config:
+        return baselines.configure(name, baselines.Config(**options))
+
+    return Model(about=about, make=make, configure=configure)
 
 
-def _retrievalformer(protocol: Protocol, options: Mapping[str, Any], run: Run) -> Outcome:
-    config: Any = families.configure("retrievalformer", options)
-    with learning.seeded(run):
-        learner = RetrievalFormerLearner.untrained(config, protocol.training, run.device)
-    return _learnt(learner, protocol, run)
+def _retrievalformer(about: str, config: str) -> Model:
+    def make(protocol: Protocol, config: Config, run: Run) -> Outcome:
+        with learning.seeded(run):
+            learner = RetrievalFormerLearner.untrained(config, protocol.training, run.device)
+        return _learnt(learner, protocol, run)
+
+    def configure(options: Mapping[str, Any]) -> Any:
+        return families.configure("retrievalformer", options)
+
+    return Model(about=about, make=make, configure=configure, options={"config": config})
 
 
 def _learnt(learner: learning.Learner, protocol: Protocol, run: Run) -> Outcome:
@@ -126,30 +143,20 @@ def _ranks(scorer: evaluate.Scorer, protocol: Protocol, run: Run) -> tuple[Ranks
 
 MODELS: Mapping[str, Model] = {
     "popularity": Model(
-        about="the most frequent items, for everybody", make=_popularity, options={}
+        about="the most frequent items, for everybody",
+        make=_popularity,
+        configure=lambda options: _Nothing(**options),
     ),
     "content-knn": Model(
-        about="nearest by content to the user's history; learns nothing", make=_content, options={}
+        about="nearest by content to the user's history; learns nothing",
+        make=_content,
+        configure=lambda options: content.Config(**options),
     ),
-    "two-tower": Model(
-        about="mean of the history against item identity and features",
-        make=_baseline("two-tower"),
-        options={},
-    ),
-    "sasrec": Model(
-        about="SASRec with the softmax over all items", make=_baseline("sasrec"), options={}
-    ),
-    "esasrec": Model(
-        about="eSASRec: LiGR layers and a sampled softmax", make=_baseline("esasrec"), options={}
-    ),
-    "paper": Model(
-        about="RetrievalFormer as it was published, as far as that says",
-        make=_retrievalformer,
-        options={"config": "paper"},
-    ),
-    "full": Model(
-        about="RetrievalFormer as `twinspan train retrievalformer` makes it",
-        make=_retrievalformer,
-        options={"config": "full"},
+    "two-tower": _baseline("two-tower", "mean of the history against item identity and features"),
+    "sasrec": _baseline("sasrec", "SASRec with the softmax over all items"),
+    "esasrec": _baseline("esasrec", "eSASRec: LiGR layers and a sampled softmax"),
+    "paper": _retrievalformer("RetrievalFormer as it was published, as far as that says", "paper"),
+    "full": _retrievalformer(
+        "RetrievalFormer as `twinspan train retrievalformer` makes it", "full"
     ),
 }

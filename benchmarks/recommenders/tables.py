@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
@@ -74,6 +74,7 @@ def page() -> str:
                 parts.append(f"{_size(rows[0])} {said}\n")
                 parts.append(_table(rows))
                 parts.append(_favoured(rows))
+                parts.append(_outdated(rows))
     return "\n".join(part for part in parts if part)
 
 
@@ -152,6 +153,20 @@ def _favoured(rows: Sequence[Row]) -> str:
         return ""
     head = "| model | newcomers | R@20 of cold items | R@20 of others |\n|---|---|---|---|\n"
     return head + "\n".join(lines) + "\n"
+
+
+def _outdated(rows: Sequence[Row]) -> str:
+    """Which rows would be made otherwise today; "" where none would."""
+    lines: list[str] = []
+    for row in rows:
+        one = row.runs[0]
+        today = asdict(MODELS[one["model"]].configured(one["more"]))
+        then = one["options"]
+        other = [name for name in (*today, *then) if today.get(name) != then.get(name)]
+        if other:
+            said = ", ".join(f"{name} {then.get(name)}" for name in dict.fromkeys(other))
+            lines.append(f"- `{row.name}` was made when defaults were others: {said}.")
+    return "\n".join([*lines, ""]) if lines else ""
 
 
 def _mean(row: Row, newcomers: str, who: str) -> str:
