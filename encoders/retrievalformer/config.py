@@ -49,7 +49,7 @@ class Config:
     text_model: str = text.DEFAULT
     vocabulary: int = 30_000  # values per feature, item keys too; rarer ones share the buckets
     buckets: int = 256
-    newcomers: float = 1.0  # the logarithm of by how much items that nobody has met are favoured
+    newcomers: float = 1.5  # the logarithm of by how much items that nobody has met are favoured
 
     dropout: float = 0.1
     noise: float = 0.05  # share of features hidden in training

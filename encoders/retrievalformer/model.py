@@ -14,7 +14,8 @@ The configuration `paper` is that, `full` the default. Where `full` departs, it 
   (identity_noise), and new items have none: both are then what their features say.
 - content_width: y = unit([y, g * c]), where c is what `content` says of the item without training,
   on its main axes, and the user is asked with a mean over the contents of the history, weighted by
-  attention (`users.ContentHead`). What is not learned cannot be learnt by heart: it holds for new
+  attention and mapped, and with what the transformer expects of the next one's contents
+  (`users.ContentHead`). What is not learned of an item cannot be learnt by heart: it holds for new
   items as for old ones.
 - text_as="none": texts are read by contents only. As tokens they named each training item, so that
   fusion knew all of these without their own vectors, and no new one.

@@ -135,24 +135,27 @@ class Forgetting(nn.Module):
 
 
 class ContentHead(nn.Module):
-    """What the user had: a mean over the contents of the history, which are taken as they are, so
-    that it holds for items that nobody has met. Begins as the mean that `content` makes, which
-    forgets with distance; attention learns what else to look at, and a gate how much it counts."""
+    """What the user had, and may want next, in terms of contents, which are taken as they are: it
+    holds for items that nobody has met. Begins as the mean that `content` makes, which forgets with
+    distance; attention learns what else to look at, a map what goes with what, a gate how much all
+    that counts, and the transformer adds what it expects by itself."""
 
     def __init__(self, width: int, contents: int) -> None:
         super().__init__()
         self.width = width
         self.part = slice(width, width + contents)  # of an item's vector
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
-        self.gate = nn.Linear(width, 1)
-        for silent in (self.query, self.gate):
+        self.map = nn.Linear(contents, contents, bias=False)
+        self.gate, self.expected = nn.Linear(width, 1), nn.Linear(width, contents)
+        nn.init.eye_(self.map.weight)
+        for silent in (self.query, self.gate, self.expected):
             nn.init.zeros_(silent.weight)
             nn.init.zeros_(silent.bias)
         slope = math.log(2) / HALF_LIFE
         self.slope = nn.Parameter(torch.tensor(math.log(math.expm1(slope))))
 
     def forward(self, outputs: Tensor, events: Tensor, history: History) -> Tensor:
-        """(B, P, K), as long as the gate says; 0 for users without contents."""
+        """(B, P, K): what was had, as long as the gate says, and what is expected."""
         contents = F.normalize(history.vectors[..., self.part], dim=-1)  # (B, L, K)
         places = torch.arange(contents.shape[1], device=contents.device)
         back = history.seen[..., None] - 1 - places  # (B, P, L)
@@ -160,7 +163,8 @@ class ContentHead(nn.Module):
         scores = scores - F.softplus(self.slope) * back
         weights = scores.masked_fill(back < 0, torch.finfo(scores.dtype).min).softmax(dim=-1)
         means = (weights * (back >= 0)) @ contents  # of nothing, where nothing came before
-        return F.normalize(means, dim=-1) * self.gate(outputs).exp()
+        had = F.normalize(self.map(means), dim=-1) * self.gate(outputs).exp()
+        return had + self.expected(outputs)
 
 
 class UserTower(nn.Module):
