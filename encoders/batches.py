@@ -55,15 +55,20 @@ def gap_buckets(times: NDArray[np.datetime64]) -> IntArray:
 def plan(
     split: Split, *, targets: int, windows: int, rng: np.random.Generator
 ) -> Iterator[IntArray]:
-    """An epoch's batches as spans (B, 3) of at most `windows` windows of at most `targets`
-    targets, shuffled. Every training event is a target exactly once."""
+    """An epoch's batches as spans (B, 3) of windows of at most `targets` targets, shuffled: of
+    `windows` windows on average, and all of about as many targets. Every training event is a target
+    exactly once."""
     spans = _spans(split, targets, rng)
     spans = spans[rng.permutation(len(spans))]
     for start in range(0, len(spans), windows * POOL):
         pool = spans[start : start + windows * POOL]
         pool = pool[np.argsort(pool[:, 2] - pool[:, 0], kind="stable")]
-        for cut in rng.permutation(np.arange(0, len(pool), windows)):
-            yield pool[cut : cut + windows]
+        seen = np.cumsum(pool[:, 2] - pool[:, 1])  # targets up to each window
+        count = -(-len(pool) // windows)
+        cuts = np.searchsorted(seen, seen[-1] * np.arange(1, count) / count) + 1
+        parts = [part for part in np.split(pool, cuts) if len(part)]
+        for number in rng.permutation(len(parts)):
+            yield parts[number]
 
 
 def asked(data: Dataset, targets: IntArray) -> IntArray:

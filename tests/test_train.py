@@ -331,6 +331,19 @@ def test_every_training_event_is_a_target_once_and_sees_what_came_before() -> No
     assert sorted(found) == sorted(wanted)
 
 
+def test_steps_of_long_histories_have_as_many_targets_as_those_of_short_ones() -> None:
+    data = genre_world(fans=200, films=60, cold=0, events=50).data
+    rng = np.random.default_rng(0)
+    kept = rng.choice([3, 5, 45], size=len(data.user_keys), p=[0.5, 0.3, 0.2])
+    numbers = np.arange(len(data.user)) - data.starts[data.user]  # of an event among its user's
+    split = replace(dataset.leave_one_out(data), train=numbers < kept[data.user])
+    plan = list(batches.plan(split, targets=20, windows=40, rng=rng))
+    sizes = [int((spans[:, 2] - spans[:, 1]).sum()) for spans in plan]
+    assert sum(sizes) == kept.sum()
+    assert max(len(spans) for spans in plan) > 2 * min(len(spans) for spans in plan)
+    assert max(sizes) < 1.5 * np.median(sizes)
+
+
 def encoder_of(data: Dataset, **config: object) -> RetrievalFormer:
     split = dataset.leave_one_out(data)
     options = retrievalformer.Config(**{**SMALL, "noise": 0.0, "dropout": 0.0, **config})  # type: ignore[arg-type]
