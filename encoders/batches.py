@@ -65,7 +65,8 @@ def plan(
         pool = pool[np.argsort(pool[:, 2] - pool[:, 0], kind="stable")]
         seen = np.cumsum(pool[:, 2] - pool[:, 1])  # targets up to each window
         count = -(-len(pool) // windows)
-        cuts = np.searchsorted(seen, seen[-1] * np.arange(1, count) / count) + 1
+        shares: FloatArray = seen[-1] * np.arange(1, count, dtype=np.float32) / count
+        cuts: IntArray = np.searchsorted(seen, shares) + 1
         parts = [part for part in np.split(pool, cuts) if len(part)]
         for number in rng.permutation(len(parts)):
             yield parts[number]
