@@ -42,15 +42,10 @@ class Model:
 
     about: str
     make: Callable[[Protocol, Any, Run], Outcome]  # Any: what `configure` returns
-    configure: Callable[[Mapping[str, Any]], Any]  # of options
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # changed from its defaults
+    configure: Callable[[Mapping[str, Any]], Any]  # options -> a dataclass
 
     def run(self, protocol: Protocol, run: Run, more: Mapping[str, Any]) -> Outcome:
-        return self.make(protocol, self.configured(more), run)
-
-    def configured(self, more: Mapping[str, Any]) -> Any:
-        """What a run with these options would be made with today: a dataclass."""
-        return self.configure({**self.options, **more})
+        return self.make(protocol, self.configure(more), run)
 
 
 @dataclass(frozen=True)
@@ -105,16 +100,16 @@ def _baseline(name: str, about: str) -> Model:
     return Model(about=about, make=make, configure=configure)
 
 
-def _retrievalformer(about: str, config: str) -> Model:
+def _retrievalformer(name: str, about: str) -> Model:
     def make(protocol: Protocol, config: Config, run: Run) -> Outcome:
         with learning.seeded(run):
             learner = RetrievalFormerLearner.untrained(config, protocol.training, run.device)
         return _learnt(learner, protocol, run)
 
     def configure(options: Mapping[str, Any]) -> Any:
-        return families.configure("retrievalformer", options)
+        return families.configure("retrievalformer", {"config": name, **options})
 
-    return Model(about=about, make=make, configure=configure, options={"config": config})
+    return Model(about=about, make=make, configure=configure)
 
 
 def _learnt(learner: learning.Learner, protocol: Protocol, run: Run) -> Outcome:
@@ -155,8 +150,8 @@ MODELS: Mapping[str, Model] = {
     "two-tower": _baseline("two-tower", "mean of the history against item identity and features"),
     "sasrec": _baseline("sasrec", "SASRec with the softmax over all items"),
     "esasrec": _baseline("esasrec", "eSASRec: LiGR layers and a sampled softmax"),
-    "paper": _retrievalformer("RetrievalFormer as it was published, as far as that says", "paper"),
+    "paper": _retrievalformer("paper", "RetrievalFormer as it was published, as far as that says"),
     "full": _retrievalformer(
-        "RetrievalFormer as `twinspan train retrievalformer` makes it", "full"
+        "full", "RetrievalFormer as `twinspan train retrievalformer` makes it"
     ),
 }

@@ -160,7 +160,7 @@ def _outdated(rows: Sequence[Row]) -> str:
     lines: list[str] = []
     for row in rows:
         one = row.runs[0]
-        today = asdict(MODELS[one["model"]].configured(one["more"]))
+        today = asdict(MODELS[one["model"]].configure(one["more"]))
         then = one["options"]
         other = [name for name in (*today, *then) if today.get(name) != then.get(name)]
         if other:

@@ -128,7 +128,7 @@ class Forgetting(nn.Module):
         self.slopes = nn.Parameter(torch.stack([slopes, slopes]).expm1().log())  # (2, H)
 
     def forward(self, sight: Sight) -> Tensor:
-        """(B or 1, H, T, T), to be added to the scores."""
+        """(B or 1, H, P, T), to be added to the scores of the tokens whose sight it is."""
         line, curve = F.softplus(self.slopes)[..., None, None]  # (H, 1, 1) each
         distance, logarithm, hidden = sight
         return hidden - line * distance - curve * logarithm
