@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encoders import batches, checkpoints, evaluate
+from encoders import batches, checkpoints, evaluate, precision
 from encoders.batches import Batch
 from encoders.checkpoints import Checkpoint
 from encoders.dataset import Split
@@ -149,7 +149,8 @@ class _Run:
 
     def run_epoch(self) -> None:
         """One epoch, its validation and its checkpoint; then whoever watches is told."""
-        with seeded(self.run, self.state.epoch + 1):
+        rounded = precision.rounded(torch.device(self.run.device))
+        with seeded(self.run, self.state.epoch + 1), rounded:
             loss, rate = self._pass_over_data()
         self.state.epoch += 1
         recall = self._validate()

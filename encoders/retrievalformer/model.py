@@ -64,7 +64,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoders import softmax
+from encoders import precision, softmax
 from encoders.batches import Batch
 from encoders.features import Pipelines, Scale
 from encoders.fusion import Entities, FeatureTokens, SharedTables
@@ -159,10 +159,11 @@ class Towers(nn.Module):
         queries = self.queries(past, profiles, newcomers=0.0)[wanted]
         queries = self.inverse_temperature * queries  # (T, I)
         own = torch.searchsorted(ranked, targets)  # (T,)
+        factors = precision.factors(device)
         if chance is None:
-            return softmax.cross_entropy(queries, vectors, own, None)
+            return softmax.cross_entropy(queries, vectors, own, None, factors=factors)
         columns = F.embedding(torch.searchsorted(encoded, ranked), vectors)  # (C, D)
-        return softmax.cross_entropy(queries, columns, own, -chance.log())
+        return softmax.cross_entropy(queries, columns, own, -chance.log(), factors=factors)
 
     def _some_new(self, items: Entities) -> Entities:
         """A share `identity_noise` of them, drawn anew each time, is taken for new ones."""
