@@ -214,7 +214,7 @@ def test_the_sampled_sum_estimates_the_whole_one_without_bias() -> None:
 @pytest.mark.parametrize("offset", [False, True])
 def test_the_softmax_in_parts_is_the_softmax(offset: bool, factors: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
-    count = 3_000  # columns, so that rows go through in several parts
+    count = 3_000  # columns; rows go through in several parts
     rows = torch.randn(900, 8, generator=generator, requires_grad=True)
     columns = torch.randn(count, 8, generator=generator, requires_grad=True)
     own = torch.randint(count, (900,), generator=generator)
