@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from encoders import batches, dataset, families, learning
+from encoders import batches, dataset, families, learning, precision
 from encoders.dataset import Dataset
 from encoders.progress import Run
 from encoders.retrievalformer.config import Config
@@ -98,15 +98,16 @@ def _row(config: Config, data: Dataset, threads: int) -> str:
     windows = config.windows or batches.enough_windows(split, targets=config.targets)
     rng = np.random.default_rng(0)
     spans = batches.plan(split, targets=config.targets, windows=windows, rng=rng)
-    for span, _ in zip(spans, range(7), strict=False):
-        began, processor = time.perf_counter(), time.process_time()
-        batch = batches.gather(data, span, history=config.history)
-        optimizer.zero_grad()
-        learner.loss(batch).backward()
-        torch.nn.utils.clip_grad_norm_(learner.network.parameters(), 1.0)
-        optimizer.step()
-        spent = time.perf_counter() - began, time.process_time() - processor
-        times.append((*spent, int((batch.target >= 0).sum())))
+    with precision.rounded(torch.device("cpu")):
+        for span, _ in zip(spans, range(7), strict=False):
+            began, processor = time.perf_counter(), time.process_time()
+            batch = batches.gather(data, span, history=config.history)
+            optimizer.zero_grad()
+            learner.loss(batch).backward()
+            torch.nn.utils.clip_grad_norm_(learner.network.parameters(), 1.0)
+            optimizer.step()
+            spent = time.perf_counter() - began, time.process_time() - processor
+            times.append((*spent, int((batch.target >= 0).sum())))
     step, processor, targets = np.median(times[2:], axis=0).tolist()
     steps = EPOCH / targets
     return f"{targets:,.0f} | {1e3 * step:,.0f} | {steps * step:,.0f} | {steps * processor:,.0f}"
