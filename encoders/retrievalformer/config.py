@@ -34,7 +34,7 @@ class Config:
     """Defaults, called `full`, for a new data set on two CPU cores. The first group shapes the
     towers and what they answer, the second is about training only."""
 
-    width: int = 64
+    width: int = 128
     layers: int = 2
     heads: int = 2
     expansion: int = 2  # of the feed-forward layers
@@ -51,7 +51,7 @@ class Config:
     buckets: int = 256
     newcomers: float = 1.5  # the logarithm of by how much items that nobody has met are favoured
 
-    dropout: float = 0.1
+    dropout: float = 0.2
     noise: float = 0.05  # share of features hidden in training
     profile_noise: float = 0.3  # share of profiles hidden whole in training
     identity_noise: float = 0.1  # share of items taken for new ones in training, at each step
@@ -93,6 +93,8 @@ class Config:
 
 # What the paper describes, as far as it does; the model file lists what it leaves open.
 PAPER: Mapping[str, object] = {
+    "width": 64,
+    "dropout": 0.1,
     "identity": "none",
     "readout": "cls",
     "context": "fusion",
