@@ -1,10 +1,12 @@
-"""The item tower: what is learned of an item, beside what it is.
+"""The item tower: what is learned of an item, beside what it is and what it is known again by.
 
-Shapes: N items, M tokens of one, D width of what is learned, K of contents,
-I = D + K, or one more.
+Shapes: N items, M tokens of one, D width of what is learned, K of contents, R of codes,
+I = D + K, or D + K + R + 1 with rows of items' own.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,51 +15,86 @@ from torch.nn import functional as F
 from encoders.fusion import AttentionFusion, Entities, FeatureTokens
 
 NEW = 0.1  # last entry of an item without a row of its own; 0 for others
+FAINT = 0.5  # how long codes are beside the rest, before anything is learnt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Of an item's vector beside what features say: widths of contents (K) and codes (R), either 0
+    for without; `known` items have a row of their own."""
+
+    contents: int
+    codes: int
+    known: int
 
 
 class ItemTower(nn.Module):
-    """y = unit(AttentionFusion(features)): the paper's; beside contents c unit([y, g * c]), and a
-    last entry that marks new items, if others have a row of their own.
+    """y = unit(AttentionFusion(features)): the paper's; beside contents c unit([y, g * c]), where g
+    is learned, for items with and without a row of their own."""
 
-    g is learned, for items with and without such a row."""
+    own_rows = False
 
-    marks_new = False
-
-    def __init__(self, tokens: FeatureTokens, fusion: AttentionFusion, *, contents: int) -> None:
+    def __init__(self, tokens: FeatureTokens, fusion: AttentionFusion, parts: Parts) -> None:
         super().__init__()
         self.tokens = tokens
         self.fusion = fusion
-        self.dimension = tokens.width + contents + self.marks_new
-        self.weights = nn.Parameter(torch.zeros(2)) if contents else None
+        self.dimension = tokens.width + parts.contents
+        self.weights = nn.Parameter(torch.zeros(2)) if parts.contents else None
 
     def forward(self, items: Entities) -> Tensor:
         """N records -> (N, I), of length one."""
-        known = items.identity >= 0
         vectors = F.normalize(self.learned(items), dim=-1)
-        if self.weights is not None:
-            weight = F.embedding(known.long(), self.weights.exp()[:, None])  # (N, 1)
-            vectors = F.normalize(torch.cat([vectors, weight * items.contents], dim=1), dim=-1)
-        if self.marks_new:
-            mark = NEW * ~known[:, None]  # (N, 1)
-            vectors = torch.cat([vectors * (1 - mark**2).sqrt(), mark], dim=1)
-        return vectors
+        if self.weights is None:
+            return vectors
+        known = (items.identity >= 0).long()
+        weight = F.embedding(known, self.weights.exp()[:, None])  # (N, 1)
+        return F.normalize(torch.cat([vectors, weight * items.contents], dim=1), dim=-1)
 
     def learned(self, items: Entities) -> Tensor:
         """(N, D)"""
         return self.fusion(*self.tokens(items))
 
 
-class SumTower(ItemTower):
+class Codes(nn.Module):
+    """What an item that training met is known again by; other items have none."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(max(1, parts.known), parts.codes)
+        self.size = nn.Parameter(torch.tensor(FAINT).log())
+
+    def forward(self, identity: Tensor) -> Tensor:
+        """(N,) -> (N, R), of one learned length, or 0."""
+        rows = F.normalize(self.rows(identity.clamp(min=0)), dim=-1)
+        return self.size.exp() * rows * (identity >= 0)[:, None]
+
+
+class OwnRows(ItemTower):
+    """Items that training met have a vector of their own, and a code; a last entry marks those that
+    it did not meet: y = [unit([y, code]), mark]."""
+
+    own_rows = True
+
+    def __init__(self, tokens: FeatureTokens, fusion: AttentionFusion, parts: Parts) -> None:
+        super().__init__(tokens, fusion, parts)
+        self.dimension += parts.codes + 1
+        self.own = nn.Embedding(max(1, parts.known), tokens.width)
+        self.codes = Codes(parts) if parts.codes else None
+
+    def forward(self, items: Entities) -> Tensor:
+        vectors = super().forward(items)
+        if self.codes is not None:
+            vectors = F.normalize(torch.cat([vectors, self.codes(items.identity)], dim=1), dim=-1)
+        mark = NEW * (items.identity < 0)[:, None]  # (N, 1)
+        return torch.cat([vectors * (1 - mark**2).sqrt(), mark], dim=1)
+
+
+class SumTower(OwnRows):
     """y = unit(AttentionFusion(features) + own): begins as the features say, and learns by how
     much each item differs from them."""
 
-    marks_new = True
-
-    def __init__(
-        self, tokens: FeatureTokens, fusion: AttentionFusion, *, contents: int, known: int
-    ) -> None:
-        super().__init__(tokens, fusion, contents=contents)
-        self.own = nn.Embedding(max(1, known), tokens.width)
+    def __init__(self, tokens: FeatureTokens, fusion: AttentionFusion, parts: Parts) -> None:
+        super().__init__(tokens, fusion, parts)
         nn.init.zeros_(self.own.weight)
 
     def learned(self, items: Entities) -> Tensor:
@@ -65,16 +102,11 @@ class SumTower(ItemTower):
         return super().learned(items) + own
 
 
-class TokenTower(ItemTower):
+class TokenTower(OwnRows):
     """The item's own row is one more token of the fusion."""
 
-    marks_new = True
-
-    def __init__(
-        self, tokens: FeatureTokens, fusion: AttentionFusion, *, contents: int, known: int
-    ) -> None:
-        super().__init__(tokens, fusion, contents=contents)
-        self.own = nn.Embedding(max(1, known), tokens.width)
+    def __init__(self, tokens: FeatureTokens, fusion: AttentionFusion, parts: Parts) -> None:
+        super().__init__(tokens, fusion, parts)
         self.map = nn.Linear(tokens.width, tokens.width)
 
     def learned(self, items: Entities) -> Tensor:
@@ -85,14 +117,7 @@ class TokenTower(ItemTower):
         return self.fusion(tokens, present)
 
 
-def build(
-    identity: str, tokens: FeatureTokens, fusion: AttentionFusion, *, contents: int, known: int
-) -> ItemTower:
-    """The tower that the options ask for; `known` items have a row of their own."""
-    match identity:
-        case "sum":
-            return SumTower(tokens, fusion, contents=contents, known=known)
-        case "token":
-            return TokenTower(tokens, fusion, contents=contents, known=known)
-        case _:
-            return ItemTower(tokens, fusion, contents=contents)
+def build(identity: str, tokens: FeatureTokens, fusion: AttentionFusion, parts: Parts) -> ItemTower:
+    """The tower that the options ask for."""
+    kinds = {"none": ItemTower, "sum": SumTower, "token": TokenTower}
+    return kinds[identity](tokens, fusion, parts)

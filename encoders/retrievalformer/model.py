@@ -17,6 +17,9 @@ The configuration `paper` is that, `full` the default. Where `full` departs, it 
   attention and mapped, and with what the transformer expects of the next one's contents
   (`users.ContentHead`). What is not learned of an item cannot be learnt by heart: it holds for new
   items as for old ones.
+- code_width: y = unit([y, g * r]), where r is a code of the item's own, and the query has the sum
+  of the history's codes, times a learned strength. It pushes away what was had, where people want
+  something else, and nothing that is near it.
 - text_as="none": texts are read by contents only. As tokens they named each training item, so that
   fusion knew all of these without their own vectors, and no new one.
 - newcomers: new items are marked in their vectors, and queries raise their logits by so much. A
@@ -51,7 +54,7 @@ What the paper leaves open, and was chosen for both:
   profiles also whole. In a world where profiles say all, histories were else not learnt at all.
 
 Shapes: B users, L history events, P targets, N items, D width,
-K of contents, I of an item's vector, T real targets of a batch.
+K of contents, R of codes, I of an item's vector, T real targets of a batch.
 """
 
 from __future__ import annotations
@@ -109,19 +112,18 @@ class Towers(nn.Module):
                 (fitted.pipelines.users, config.profile_noise),
             )
         )
-        contents = fitted.contents.dimension if fitted.contents else 0
-        self.items = items.build(
-            config.identity,
-            item_tokens,
-            users.fusion_of(config),
-            contents=contents,
+        parts = items.Parts(
+            contents=fitted.contents.dimension if fitted.contents else 0,
+            codes=config.code_width if fitted.keys else 0,
             known=len(fitted.keys),
         )
+        self.items = items.build(config.identity, item_tokens, users.fusion_of(config), parts)
         sizes = users.Sizes(
             events=len(fitted.event_names),
             value=fitted.values.width if fitted.values else 1,
             item=self.items.dimension,
-            contents=contents,
+            contents=parts.contents,
+            codes=parts.codes,
         )
         self.users = users.build(config, profile_tokens, sizes)
         self.sharpness = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
@@ -134,8 +136,8 @@ class Towers(nn.Module):
     def queries(self, history: History, profiles: Entities, *, newcomers: float) -> Tensor:
         """(B, P, I): the dot product with an item's vector is its score, by the temperature too
         low; that of new items is higher by `newcomers` logits than the score itself."""
-        queries = self.users(history, profiles)  # (B, P, D + K)
-        if not self.items.marks_new:
+        queries = self.users(history, profiles)  # (B, P, D + K + R)
+        if not self.items.own_rows:
             return queries
         bonus = newcomers / (items.NEW * self.inverse_temperature)
         return torch.cat([queries, bonus.expand_as(queries[..., :1])], dim=-1)

@@ -5,7 +5,7 @@ so that one pass answers for every prefix. `cls`, the paper's: [z_1 ... z_L, SEP
 last three appended once per target.
 
 Shapes: B users, L history events, P targets, T tokens, E events together, D width,
-I of an item's vector, K of contents, V of a scaled value, H heads.
+I of an item's vector, K of contents, R of codes, V of a scaled value, H heads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from encoders.retrievalformer.config import Config
 # (B or 1, 1, T, T).
 Sight = tuple[Tensor, Tensor, Tensor]
 
-HALF_LIFE = 10.0  # events after which a content counts half, before anything is learnt
+HALF_LIFE = 10.0  # events after which what was had counts half, before anything is learnt
 QUIET = 0.1  # spread of what context adds to an event before it has learnt anything
 
 
@@ -46,12 +46,14 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What data decide: kinds of event; widths of scaled values, of items' vectors, of contents."""
+    """What data decide: kinds of event; widths of scaled values, of items' vectors, of contents and
+    codes in these."""
 
     events: int
     value: int
-    item: int
+    item: int  # I
     contents: int  # K
+    codes: int  # R
 
 
 class Context(nn.Module):
@@ -151,20 +153,36 @@ class ContentHead(nn.Module):
         for silent in (self.query, self.gate, self.expected):
             nn.init.zeros_(silent.weight)
             nn.init.zeros_(silent.bias)
-        slope = math.log(2) / HALF_LIFE
-        self.slope = nn.Parameter(torch.tensor(math.log(math.expm1(slope))))
+        self.slope = _slope()
 
     def forward(self, outputs: Tensor, events: Tensor, history: History) -> Tensor:
         """(B, P, K): what was had, as long as the gate says, and what is expected."""
         contents = F.normalize(history.vectors[..., self.part], dim=-1)  # (B, L, K)
-        places = torch.arange(contents.shape[1], device=contents.device)
-        back = history.seen[..., None] - 1 - places  # (B, P, L)
+        back = _back(history)
         scores = self.query(outputs) @ self.key(events).transpose(1, 2) * self.width**-0.5
         scores = scores - F.softplus(self.slope) * back
         weights = scores.masked_fill(back < 0, torch.finfo(scores.dtype).min).softmax(dim=-1)
         means = (weights * (back >= 0)) @ contents  # of nothing, where nothing came before
         had = F.normalize(self.map(means), dim=-1) * self.gate(outputs).exp()
         return had + self.expected(outputs)
+
+
+class Repeats(nn.Module):
+    """What was had is pushed away, or asked for again where people come back: the sum of its codes,
+    which forgets with distance. Items that are near each other learn codes that differ, so it hits
+    them alone, which a vector that ranks all items cannot do."""
+
+    def __init__(self, place: int, codes: int) -> None:
+        super().__init__()
+        self.part = slice(place, place + codes)  # of an item's vector
+        self.slope = _slope()
+        self.strength = nn.Parameter(torch.zeros(()))
+
+    def forward(self, history: History) -> Tensor:
+        """(B, P, R)"""
+        back = _back(history)
+        weights = (-F.softplus(self.slope) * back.clamp(min=0)).exp() * (back >= 0)  # (B, P, L)
+        return self.strength * (weights @ history.vectors[..., self.part])
 
 
 class UserTower(nn.Module):
@@ -184,6 +202,8 @@ class UserTower(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width)
         self.contents = ContentHead(config.width, sizes.contents) if sizes.contents else None
+        place = config.width + sizes.contents
+        self.repeats = Repeats(place, sizes.codes) if sizes.codes else None
 
     def outputs(self, x: Tensor, sight: Sight, asked: Tensor) -> Tensor:
         """(B, T, D) -> (B, P, D): what comes out at the tokens numbered `asked` (B, P). Where these
@@ -203,12 +223,15 @@ class UserTower(nn.Module):
         return self.forgetting[number](sight) if len(self.forgetting) else sight[2]
 
     def read_out(self, outputs: Tensor, events: Tensor, history: History) -> Tensor:
-        """(B, P, D + K), of length one, from outputs (B, P, D) and events (B, L, D)."""
-        learned = F.normalize(outputs, dim=-1)
-        if self.contents is None:
-            return learned
-        contents = self.contents(outputs, events, history)
-        return F.normalize(torch.cat([learned, contents], dim=-1), dim=-1)
+        """(B, P, D + K + R), the first two together of length one, from outputs (B, P, D) and
+        events (B, L, D)."""
+        queries = F.normalize(outputs, dim=-1)
+        if self.contents is not None:
+            contents = self.contents(outputs, events, history)
+            queries = F.normalize(torch.cat([queries, contents], dim=-1), dim=-1)
+        if self.repeats is not None:
+            queries = torch.cat([queries, self.repeats(history)], dim=-1)
+        return queries
 
     def profiles(self, profiles: Entities) -> Tensor:
         """(B, 1, D)"""
@@ -227,7 +250,7 @@ class LastEventTower(UserTower):
             nn.init.normal_(self.places.weight, std=QUIET)
 
     def forward(self, history: History, profiles: Entities) -> Tensor:
-        """B users and P targets of each -> (B, P, D + K), of length one."""
+        """B users and P targets of each -> (B, P, D + K + R), as `read_out`."""
         z = self.events(history)  # (B, L, D)
         L = z.shape[1]
         if self.places is not None:
@@ -247,7 +270,7 @@ class ClsTower(UserTower):
         self.classify = nn.Parameter(torch.randn(config.width))
 
     def forward(self, history: History, profiles: Entities) -> Tensor:
-        """B users and P targets of each -> (B, P, D + K), of length one."""
+        """B users and P targets of each -> (B, P, D + K + R), as `read_out`."""
         P = history.seen.shape[1]
         profile = self.profiles(profiles).expand(-1, P, -1)  # (B, P, D)
         ends = torch.stack([self.separator, self.classify])[:, None, None]  # (2, 1, 1, D)
@@ -290,6 +313,17 @@ def history_of(batch: Batch, vectors: Tensor, values: Scale | None) -> History:
         length=length,
         seen=seen,
     )
+
+
+def _slope() -> nn.Parameter:
+    """Of a straight line, by softplus: what is HALF_LIFE events back counts half."""
+    return nn.Parameter(torch.tensor(math.log(math.expm1(math.log(2) / HALF_LIFE))))
+
+
+def _back(history: History) -> Tensor:
+    """(B, P, L): events between each event and the target; below 0 for what comes later."""
+    places = torch.arange(history.gap.shape[1], device=history.gap.device)
+    return history.seen[..., None] - 1 - places
 
 
 def _layer(config: Config) -> Layer:
