@@ -100,6 +100,7 @@ PAPER: Mapping[str, object] = {
     "readout": "cls",
     "context": "fusion",
     "content_width": 0,
+    "code_width": 0,
     "gated": False,
     "text_as": "words",
     "exact_items": 0,
