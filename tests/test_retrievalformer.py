@@ -158,7 +158,7 @@ def test_what_was_had_is_pushed_away_where_nobody_comes_back() -> None:
     nothing tells one from the other, and of 11 with all of the model but codes."""
     board = checkerboard()
     learner = trained(board)
-    assert learner.encoder.towers.users.repeats.strength.item() < 0  # type: ignore[union-attr,arg-type]
+    assert learner.encoder.towers.repeats.strength.item() < 0  # type: ignore[union-attr,arg-type]
     ranks = evaluate.rank_by(learner.scorer(), board, dataset.leave_one_out(board).test)
     assert ranks.unmasked.mean() < 9.5
 
@@ -169,7 +169,7 @@ def test_what_was_had_is_asked_for_again_where_everybody_comes_back() -> None:
     again = board.starts[board.user] + np.arange(len(board.user)) % 3  # of a user's first three
     board = replace(board, item=board.item[again])
     learner = trained(board)
-    assert learner.encoder.towers.users.repeats.strength.item() > 0  # type: ignore[union-attr,arg-type]
+    assert learner.encoder.towers.repeats.strength.item() > 0  # type: ignore[union-attr,arg-type]
     ranks = evaluate.rank_by(learner.scorer(), board, dataset.leave_one_out(board).test)
     assert ranks.unmasked.mean() < 2
 
@@ -178,10 +178,10 @@ def test_only_what_training_met_has_a_code() -> None:
     encoder = untrained(world()).encoder
     known = [one for one in world().items if one.key in encoder.fitted.keys]
     renamed = [replace(one, key=f"another {one.key}") for one in known]
-    first = encoder.config.width + encoder.fitted.contents.dimension  # type: ignore[union-attr]
-    codes = slice(first, first + encoder.config.code_width)
-    assert np.linalg.norm(vectors_of(encoder, known)[:, codes], axis=1).min() > 0.3
-    assert not vectors_of(encoder, renamed)[:, codes].any()
+    own, new = (vectors_of(encoder, some)[:, encoder.towers.codes :] for some in (known, renamed))
+    assert own.shape[1] == encoder.config.code_width
+    assert np.linalg.norm(own, axis=1).min() > 0.3
+    assert not new.any()
 
 
 def test_a_feature_hidden_in_training_is_a_missing_one() -> None:

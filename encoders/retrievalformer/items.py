@@ -1,7 +1,7 @@
 """The item tower: what is learned of an item, beside what it is and what it is known again by.
 
 Shapes: N items, M tokens of one, D width of what is learned, K of contents, R of codes,
-I = D + K, or D + K + R + 1 with rows of items' own.
+I = D + K, or D + K + 1 + R with rows of items' own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from encoders.fusion import AttentionFusion, Entities, FeatureTokens
 
-NEW = 0.1  # last entry of an item without a row of its own; 0 for others
+NEW = 0.1  # the mark of an item without a row of its own; 0 for others
 FAINT = 0.5  # how long codes are beside the rest, before anything is learnt
 
 
@@ -70,8 +70,8 @@ class Codes(nn.Module):
 
 
 class OwnRows(ItemTower):
-    """Items that training met have a vector of their own, and a code; a last entry marks those that
-    it did not meet: y = [unit([y, code]), mark]."""
+    """Items that training met have a vector of their own, and a code; a mark is on those that it
+    did not meet: unit([y, mark, code])."""
 
     own_rows = True
 
@@ -83,10 +83,11 @@ class OwnRows(ItemTower):
 
     def forward(self, items: Entities) -> Tensor:
         vectors = super().forward(items)
-        if self.codes is not None:
-            vectors = F.normalize(torch.cat([vectors, self.codes(items.identity)], dim=1), dim=-1)
         mark = NEW * (items.identity < 0)[:, None]  # (N, 1)
-        return torch.cat([vectors * (1 - mark**2).sqrt(), mark], dim=1)
+        vectors = torch.cat([vectors * (1 - mark**2).sqrt(), mark], dim=1)
+        if self.codes is None:
+            return vectors
+        return F.normalize(torch.cat([vectors, self.codes(items.identity)], dim=1), dim=-1)
 
 
 class SumTower(OwnRows):

@@ -18,8 +18,8 @@ The configuration `paper` is that, `full` the default. Where `full` departs, it 
   (`users.ContentHead`). What is not learned of an item cannot be learnt by heart: it holds for new
   items as for old ones.
 - code_width: y = unit([y, g * r]), where r is a code of the item's own, and the query has the sum
-  of the history's codes, times a learned strength. It pushes away what was had, where people want
-  something else, and nothing that is near it.
+  of the history's codes, times a learned strength (`users.Repeats`). It pushes away what was had,
+  where people want something else, and nothing that is near it. The transformer reads no codes.
 - text_as="none": texts are read by contents only. As tokens they named each training item, so that
   fusion knew all of these without their own vectors, and no new one.
 - newcomers: new items are marked in their vectors, and queries raise their logits by so much. A
@@ -118,14 +118,15 @@ class Towers(nn.Module):
             known=len(fitted.keys),
         )
         self.items = items.build(config.identity, item_tokens, users.fusion_of(config), parts)
+        self.codes = self.items.dimension - parts.codes  # where they begin
         sizes = users.Sizes(
             events=len(fitted.event_names),
             value=fitted.values.width if fitted.values else 1,
-            item=self.items.dimension,
+            item=self.codes,
             contents=parts.contents,
-            codes=parts.codes,
         )
         self.users = users.build(config, profile_tokens, sizes)
+        self.repeats = users.Repeats() if parts.codes else None
         self.sharpness = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
 
     @property
@@ -136,11 +137,16 @@ class Towers(nn.Module):
     def queries(self, history: History, profiles: Entities, *, newcomers: float) -> Tensor:
         """(B, P, I): the dot product with an item's vector is its score, by the temperature too
         low; that of new items is higher by `newcomers` logits than the score itself."""
-        queries = self.users(history, profiles)  # (B, P, D + K + R)
+        codes = history.vectors[..., self.codes :]  # (B, L, R)
+        history = replace(history, vectors=history.vectors[..., : self.codes])
+        queries = self.users(history, profiles)  # (B, P, D + K)
         if not self.items.own_rows:
             return queries
         bonus = newcomers / (items.NEW * self.inverse_temperature)
-        return torch.cat([queries, bonus.expand_as(queries[..., :1])], dim=-1)
+        parts = [queries, bonus.expand_as(queries[..., :1])]
+        if self.repeats is not None:
+            parts.append(self.repeats(history, codes))
+        return torch.cat(parts, dim=-1)
 
     def loss(self, batch: Batch, catalogue: Entities, profiles: Entities, share: Tensor) -> Tensor:
         """Mean cross-entropy of the batch's targets among all items that have events, or among a

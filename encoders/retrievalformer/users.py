@@ -5,7 +5,7 @@ so that one pass answers for every prefix. `cls`, the paper's: [z_1 ... z_L, SEP
 last three appended once per target.
 
 Shapes: B users, L history events, P targets, T tokens, E events together, D width,
-I of an item's vector, K of contents, R of codes, V of a scaled value, H heads.
+I of an item's vector without its code, K of contents, R of codes, V of a scaled value, H heads.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ QUIET = 0.1  # spread of what context adds to an event before it has learnt anyt
 class History:
     """Events as tensors, padded at the end; what is missing of an event is -1 or NaN."""
 
-    vectors: Tensor  # (B, L, I): as the item tower makes them
+    vectors: Tensor  # (B, L, I) or (B, L, I + R): as the item tower makes them
     event: Tensor  # (B, L)
     value: Tensor  # (B, L, V), scaled
     gap: Tensor  # (B, L)
@@ -46,14 +46,12 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What data decide: kinds of event; widths of scaled values, of items' vectors, of contents and
-    codes in these."""
+    """What data decide: kinds of event; widths of scaled values, of items' vectors, of contents."""
 
     events: int
     value: int
     item: int  # I
     contents: int  # K
-    codes: int  # R
 
 
 class Context(nn.Module):
@@ -172,17 +170,16 @@ class Repeats(nn.Module):
     which forgets with distance. Items that are near each other learn codes that differ, so it hits
     them alone, which a vector that ranks all items cannot do."""
 
-    def __init__(self, place: int, codes: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.part = slice(place, place + codes)  # of an item's vector
         self.slope = _slope()
         self.strength = nn.Parameter(torch.zeros(()))
 
-    def forward(self, history: History) -> Tensor:
-        """(B, P, R)"""
+    def forward(self, history: History, codes: Tensor) -> Tensor:
+        """(B, P, R) from the codes (B, L, R) of the history."""
         back = _back(history)
         weights = (-F.softplus(self.slope) * back.clamp(min=0)).exp() * (back >= 0)  # (B, P, L)
-        return self.strength * (weights @ history.vectors[..., self.part])
+        return self.strength * (weights @ codes)
 
 
 class UserTower(nn.Module):
@@ -202,8 +199,6 @@ class UserTower(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width)
         self.contents = ContentHead(config.width, sizes.contents) if sizes.contents else None
-        place = config.width + sizes.contents
-        self.repeats = Repeats(place, sizes.codes) if sizes.codes else None
 
     def outputs(self, x: Tensor, sight: Sight, asked: Tensor) -> Tensor:
         """(B, T, D) -> (B, P, D): what comes out at the tokens numbered `asked` (B, P). Where these
@@ -223,15 +218,12 @@ class UserTower(nn.Module):
         return self.forgetting[number](sight) if len(self.forgetting) else sight[2]
 
     def read_out(self, outputs: Tensor, events: Tensor, history: History) -> Tensor:
-        """(B, P, D + K + R), the first two together of length one, from outputs (B, P, D) and
-        events (B, L, D)."""
-        queries = F.normalize(outputs, dim=-1)
-        if self.contents is not None:
-            contents = self.contents(outputs, events, history)
-            queries = F.normalize(torch.cat([queries, contents], dim=-1), dim=-1)
-        if self.repeats is not None:
-            queries = torch.cat([queries, self.repeats(history)], dim=-1)
-        return queries
+        """(B, P, D + K), of length one, from outputs (B, P, D) and events (B, L, D)."""
+        learned = F.normalize(outputs, dim=-1)
+        if self.contents is None:
+            return learned
+        contents = self.contents(outputs, events, history)
+        return F.normalize(torch.cat([learned, contents], dim=-1), dim=-1)
 
     def profiles(self, profiles: Entities) -> Tensor:
         """(B, 1, D)"""
@@ -250,7 +242,7 @@ class LastEventTower(UserTower):
             nn.init.normal_(self.places.weight, std=QUIET)
 
     def forward(self, history: History, profiles: Entities) -> Tensor:
-        """B users and P targets of each -> (B, P, D + K + R), as `read_out`."""
+        """B users and P targets of each -> (B, P, D + K), of length one."""
         z = self.events(history)  # (B, L, D)
         L = z.shape[1]
         if self.places is not None:
@@ -270,7 +262,7 @@ class ClsTower(UserTower):
         self.classify = nn.Parameter(torch.randn(config.width))
 
     def forward(self, history: History, profiles: Entities) -> Tensor:
-        """B users and P targets of each -> (B, P, D + K + R), as `read_out`."""
+        """B users and P targets of each -> (B, P, D + K), of length one."""
         P = history.seen.shape[1]
         profile = self.profiles(profiles).expand(-1, P, -1)  # (B, P, D)
         ends = torch.stack([self.separator, self.classify])[:, None, None]  # (2, 1, 1, D)
