@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoders import features, precision, softmax
+from encoders import features, softmax
 from encoders.batches import Batch
 from encoders.dataset import Dataset, Split
 from encoders.errors import TrainingFailed
@@ -161,8 +161,7 @@ class Learner:
         queries = self.network.queries(batch, vectors)[targets >= 0]  # (T, D)
         targets = targets[targets >= 0]  # (T,)
         if not self.schedule.negatives:
-            factors = precision.factors(vectors.device)
-            return softmax.cross_entropy(queries, vectors, targets, None, factors=factors)
+            return softmax.cross_entropy(queries, vectors, targets, None)
         drawn = torch.randint(self.items, (self.schedule.negatives,), device=vectors.device)
         own = (queries * vectors[targets]).sum(dim=1, keepdim=True)  # (T, 1)
         others = queries @ vectors[drawn].T  # (T, negatives)

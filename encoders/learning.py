@@ -149,8 +149,8 @@ class _Run:
 
     def run_epoch(self) -> None:
         """One epoch, its validation and its checkpoint; then whoever watches is told."""
-        rounded = precision.rounded(torch.device(self.run.device))
-        with seeded(self.run, self.state.epoch + 1), rounded:
+        device = torch.device(self.run.device)
+        with seeded(self.run, self.state.epoch + 1), precision.rounded(device):
             loss, rate = self._pass_over_data()
         self.state.epoch += 1
         recall = self._validate()

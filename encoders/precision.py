@@ -12,26 +12,31 @@ from typing import Any, cast
 
 import torch
 
-
-def factors(device: torch.device) -> torch.dtype:
-    """What this device multiplies the fastest."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and _units().get("avx512_bf16"):
-        return torch.bfloat16
-    return torch.float32
+ROUNDED = "medium"  # torch's name for factors of bfloat16
 
 
 @contextmanager
 def rounded(device: torch.device) -> Generator[None]:
-    """Inside, products of float32 matrices round their factors to what `factors` says."""
+    """Inside, products of float32 matrices round their factors, where the device gains by it."""
     before = torch.get_float32_matmul_precision()
-    if factors(device) is torch.bfloat16:
-        torch.set_float32_matmul_precision("medium")
+    if _multiplies_bfloat16(device):
+        torch.set_float32_matmul_precision(ROUNDED)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def factors() -> torch.dtype:
+    """What factors are rounded to, here and now: for products that do it by hand."""
+    rounds = torch.get_float32_matmul_precision() == ROUNDED
+    return torch.bfloat16 if rounds else torch.float32
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and bool(_units().get("avx512_bf16"))
 
 
 def _units() -> dict[str, Any]:

@@ -16,28 +16,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from encoders import precision
+
 ROWS = 256  # whose scores are held at once: of 3,700 columns 4 MB, or half of that
 LEAST = 1e-38  # chance of a row's own column, so that its logarithm is finite
 
 
-def cross_entropy(
-    rows: Tensor, columns: Tensor, own: Tensor, offset: Tensor | None, *, factors: torch.dtype
-) -> Tensor:
+def cross_entropy(rows: Tensor, columns: Tensor, own: Tensor, offset: Tensor | None) -> Tensor:
     """The mean over rows (T, D) of -log softmax(row @ columns.T + offset)[own]; own (T,) int64.
 
     `offset` (C,) is a constant that is added to every score but a row's own, None is nothing.
-    What is multiplied is rounded to `factors` before.
+    What is multiplied is rounded before, inside `precision.rounded`.
     """
-    return cast(Any, _CrossEntropy).apply(rows, columns, own, offset, factors)
+    return cast(Any, _CrossEntropy).apply(rows, columns, own, offset)
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        rows, columns, own, offset = cast(
-            "tuple[Tensor, Tensor, Tensor, Tensor | None]", arguments[:4]
-        )
-        factors = cast(torch.dtype, arguments[4])
+        rows, columns, own, offset = cast("tuple[Tensor, Tensor, Tensor, Tensor | None]", arguments)
+        factors = precision.factors()
         rough_rows, rough_columns = rows.to(factors), columns.to(factors)
         total = rows.new_zeros(())
         row_gradient = torch.empty_like(rows)  # (T, D)
@@ -63,4 +61,4 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         row_gradient, column_gradient = cast("tuple[Tensor, Tensor]", ctx.saved_tensors)
         scale = cast(Tensor, gradients[0]) / ctx.rows
-        return row_gradient * scale, column_gradient * scale, None, None, None
+        return row_gradient * scale, column_gradient * scale, None, None

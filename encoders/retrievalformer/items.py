@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from encoders.fusion import AttentionFusion, Entities, FeatureTokens
 
 NEW = 0.1  # the mark of an item without a row of its own; 0 for others
-FAINT = 0.5  # how long codes are beside the rest, before anything is learnt
+CODE = 0.5  # the length of a code, beside a vector of length one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class ItemTower(nn.Module):
         self.weights = nn.Parameter(torch.zeros(2)) if parts.contents else None
 
     def forward(self, items: Entities) -> Tensor:
-        """N records -> (N, I), of length one."""
+        """N records -> (N, I), of length one without a code."""
         vectors = F.normalize(self.learned(items), dim=-1)
         if self.weights is None:
             return vectors
@@ -61,17 +61,17 @@ class Codes(nn.Module):
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         self.rows = nn.Embedding(max(1, parts.known), parts.codes)
-        self.size = nn.Parameter(torch.tensor(FAINT).log())
 
     def forward(self, identity: Tensor) -> Tensor:
-        """(N,) -> (N, R), of one learned length, or 0."""
+        """(N,) -> (N, R), of length CODE, or 0."""
         rows = F.normalize(self.rows(identity.clamp(min=0)), dim=-1)
-        return self.size.exp() * rows * (identity >= 0)[:, None]
+        return CODE * rows * (identity >= 0)[:, None]
 
 
 class OwnRows(ItemTower):
     """Items that training met have a vector of their own, and a code; a mark is on those that it
-    did not meet: unit([y, mark, code])."""
+    did not meet: [unit([y, mark]), code]. Codes stand beside a vector of length one, not in it: they
+    would take of the length of known items, and so favour new ones."""
 
     own_rows = True
 
@@ -87,7 +87,7 @@ class OwnRows(ItemTower):
         vectors = torch.cat([vectors * (1 - mark**2).sqrt(), mark], dim=1)
         if self.codes is None:
             return vectors
-        return F.normalize(torch.cat([vectors, self.codes(items.identity)], dim=1), dim=-1)
+        return torch.cat([vectors, self.codes(items.identity)], dim=1)
 
 
 class SumTower(OwnRows):

@@ -17,9 +17,9 @@ The configuration `paper` is that, `full` the default. Where `full` departs, it 
   attention and mapped, and with what the transformer expects of the next one's contents
   (`users.ContentHead`). What is not learned of an item cannot be learnt by heart: it holds for new
   items as for old ones.
-- code_width: y = unit([y, g * r]), where r is a code of the item's own, and the query has the sum
-  of the history's codes, times a learned strength (`users.Repeats`). It pushes away what was had,
-  where people want something else, and nothing that is near it. The transformer reads no codes.
+- code_width: y = [y, r], where r is a code of the item's own, and the query has the sum of the
+  history's codes, times a learned strength (`users.Repeats`). It pushes away what was had, where
+  people want something else, and nothing that is near it. The transformer reads no codes.
 - text_as="none": texts are read by contents only. As tokens they named each training item, so that
   fusion knew all of these without their own vectors, and no new one.
 - newcomers: new items are marked in their vectors, and queries raise their logits by so much. A
@@ -44,8 +44,9 @@ What the paper leaves open, and was chosen for both:
   is there for certain: the sum then estimates the exact one without bias.
 - Items without any training event are no negatives: nobody could choose them, and whoever learns to
   rank them last has learnt it of their features, too.
-- Vectors have length one and the temperature is learned on the user's side, in training only:
-  collections compare by dot product, and a query's length does not change its ranking.
+- Vectors have length one, but for codes, and the temperature is learned on the user's side, in
+  training only: collections compare by dot product, and a query's length does not change its
+  ranking.
 - Positions are not described: each head learns how it forgets with distance (ALiBi's straight
   line and a logarithm), which does not depend on where a window was cut.
 - The transformer is pre-norm, since it trains without a long warm-up; AttentionFusion is post-norm
@@ -67,7 +68,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoders import precision, softmax
+from encoders import softmax
 from encoders.batches import Batch
 from encoders.features import Pipelines, Scale
 from encoders.fusion import Entities, FeatureTokens, SharedTables
@@ -167,11 +168,10 @@ class Towers(nn.Module):
         queries = self.queries(past, profiles, newcomers=0.0)[wanted]
         queries = self.inverse_temperature * queries  # (T, I)
         own = torch.searchsorted(ranked, targets)  # (T,)
-        factors = precision.factors(device)
         if chance is None:
-            return softmax.cross_entropy(queries, vectors, own, None, factors=factors)
+            return softmax.cross_entropy(queries, vectors, own, None)
         columns = F.embedding(torch.searchsorted(encoded, ranked), vectors)  # (C, D)
-        return softmax.cross_entropy(queries, columns, own, -chance.log(), factors=factors)
+        return softmax.cross_entropy(queries, columns, own, -chance.log())
 
     def _some_new(self, items: Entities) -> Entities:
         """A share `identity_noise` of them, drawn anew each time, is taken for new ones."""
