@@ -124,17 +124,33 @@ def seeded(run: Run, epoch: int = 0) -> Generator[None]:
         yield
 
 
+def optimizer_of(learner: Learner) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        learner.network.parameters(),
+        lr=learner.schedule.learning_rate,
+        weight_decay=learner.schedule.weight_decay,
+        fused=True,
+    )
+
+
+def step(learner: Learner, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+    """One step down the loss of a batch, which is returned."""
+    network = learner.network
+    with precision.rounded(next(network.parameters()).device):
+        loss = learner.loss(batch)
+        optimizer.zero_grad()
+        cast(Any, loss).backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    cast(Any, optimizer).step()
+    return float(loss.detach())
+
+
 class _Run:
     def __init__(self, learner: Learner, split: Split, run: Run) -> None:
         self.learner, self.split, self.run = learner, split, run
         self.network, self.schedule = learner.network, learner.schedule
         self.state = _State()
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self.schedule.learning_rate,
-            weight_decay=self.schedule.weight_decay,
-            fused=True,
-        )
+        self.optimizer = optimizer_of(learner)
         self.windows = self.schedule.windows or batches.enough_windows(
             split, targets=self.schedule.targets
         )
@@ -149,8 +165,7 @@ class _Run:
 
     def run_epoch(self) -> None:
         """One epoch, its validation and its checkpoint; then whoever watches is told."""
-        device = torch.device(self.run.device)
-        with seeded(self.run, self.state.epoch + 1), precision.rounded(device):
+        with seeded(self.run, self.state.epoch + 1):
             loss, rate = self._pass_over_data()
         self.state.epoch += 1
         recall = self._validate()
@@ -194,7 +209,7 @@ class _Run:
         for number, spans in enumerate(epoch):
             batch = batches.gather(self.split.dataset, spans, history=schedule.history)
             targets = int((batch.target >= 0).sum())
-            total += self._step(batch, number / len(epoch), len(epoch)) * targets
+            total += self._step_at(batch, number / len(epoch), len(epoch)) * targets
             seen += targets
             if number + 1 < len(epoch) and time.monotonic() - told > REPORT_S:
                 told = time.monotonic()
@@ -208,16 +223,11 @@ class _Run:
             )
         return total / seen, seen / (time.monotonic() - began)
 
-    def _step(self, batch: Batch, done: float, steps: int) -> float:
+    def _step_at(self, batch: Batch, done: float, steps: int) -> float:
         rate = _learning_rate(self.schedule, self.state.epoch + done, self.epochs, steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self.learner.loss(batch)
-        self.optimizer.zero_grad()
-        cast(Any, loss).backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        cast(Any, self.optimizer).step()
-        return float(loss.detach())
+        return step(self.learner, self.optimizer, batch)
 
     def _report(self, *, done: float, loss: float, rate: float) -> Progress:
         return Progress(

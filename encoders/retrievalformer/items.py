@@ -70,8 +70,8 @@ class Codes(nn.Module):
 
 class OwnRows(ItemTower):
     """Items that training met have a vector of their own, and a code; a mark is on those that it
-    did not meet: [unit([y, mark]), code]. Codes stand beside a vector of length one, not in it: they
-    would take of the length of known items, and so favour new ones."""
+    did not meet: [unit([y, mark]), code]. Codes stand beside a vector of length one, not in it:
+    they would take of the length of known items, and so favour new ones."""
 
     own_rows = True
 
