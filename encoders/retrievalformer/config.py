@@ -107,7 +107,6 @@ PAPER: Mapping[str, object] = {
     "uniform_items": 512,
     "targets": 25,
     "learning_rate": 1e-3,
-    "epochs": 100,
     "patience": 10,
 }
 

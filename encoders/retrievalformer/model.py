@@ -37,7 +37,8 @@ What the paper leaves open, and was chosen for both:
   disagree on an item. It is what Eq. 6 computes, since the item tower's weights are shared.
 - "+" in Eq. 7 is read as the union of a set: tokens {h, context...}, those missing left out.
 - Every event of a user is a training target, not one per user. With "cls" each target has a CLS
-  whose mask shows exactly what it will see at serving; nothing is approximated.
+  whose mask shows exactly what it will see at serving; nothing is approximated. An epoch passes
+  over all of them, so `paper` has as many as `full` instead of "up to 100".
 - Beyond `exact_items`, the batch's targets and uniformly drawn items stand in for the catalogue;
   each negative is corrected by the log of its chance to be among them. That is log-Q for the
   in-batch part, counts an item that is both only once, and leaves a row's own target alone, which
