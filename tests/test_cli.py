@@ -489,6 +489,20 @@ def test_import_says_which_file_is_wrong(connected: Twinspan, tmp_path: Path) ->
     assert connected("import", "items", str(wrong), "--column", "key").code == 2
 
 
+def test_what_is_imported_can_be_trained_on_at_once(connected: Twinspan, tmp_path: Path) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text("key,title\na,Red chair\nb,Blue table\n")
+    events = tmp_path / "events.csv"
+    events.write_text("user,item,occurred_at\nu,a,2026-01-01T00:00:00Z\n")
+    assert connected("import", "interactions", str(events), "--catalog", "shop").code == 0
+    assert connected("status").err.startswith("next: `twinspan attach FILE`")
+    said = connected("import", "items", str(items))
+    assert "catalog items is attached" in said.err
+    assert connected("train", "content").code == 0
+    again = connected("import", "items", str(items))
+    assert (again.code, "attached" in again.err) == (0, False)
+
+
 # -- beside `twinspan up` --------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""`run` does runs, `table` writes docs/results.md; see the package."""
+"""`run` does runs, `served` what a user would do, `table` writes docs/results.md."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import json
 from typing import Any
 
-from benchmarks.recommenders import runs, tables, worlds
+from benchmarks.recommenders import runs, served, tables, worlds
 from benchmarks.recommenders.models import MODELS
 
 
@@ -15,6 +15,10 @@ def main() -> None:
     options = _options()
     if options.command == "table":
         tables.PAGE.write_text(tables.page(), encoding="utf-8")
+        return
+    if options.command == "served":
+        for data in options.data:
+            served.do(data, threads=options.threads)
         return
     if options.threads:
         import torch
@@ -37,13 +41,15 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.recommenders", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command")
     run = commands.add_parser("run", help="every combination of what is named")
-    run.add_argument("--data", nargs="+", required=True, choices=list(worlds.IMPORTERS))
+    through = commands.add_parser("served", help="by the command line, through an index")
+    for command in (run, through):
+        command.add_argument("--data", nargs="+", required=True, choices=list(worlds.SOURCES))
+        command.add_argument("--threads", type=int, help="of torch")
     run.add_argument("--model", nargs="+", required=True, choices=list(MODELS))
     run.add_argument("--protocol", nargs="+", default=["loo"], choices=list(runs.PROTOCOLS))
     run.add_argument("--seed", nargs="+", type=int, default=[0])
     run.add_argument("--ties", default="shuffled", choices=["shuffled", "listed"])
     run.add_argument("--option", "-o", action="append", default=[], metavar="NAME=VALUE")
-    run.add_argument("--threads", type=int, help="of torch")
     run.add_argument("--device", default="cpu")
     commands.add_parser("table", help="docs/results.md from all runs")
     return parser.parse_args()

@@ -60,7 +60,7 @@ class Asked:
 def do(asked: Asked, *, device: str) -> None:
     """Its files are there."""
     if asked.path.exists():
-        _say(f"{asked.path.name} is there already")
+        say(f"{asked.path.name} is there already")
         return
     protocol = _protocol(asked)
     checkpoint = worlds.KEPT / asked.data / "checkpoints" / f"{asked.protocol}-{asked.name}"
@@ -88,7 +88,7 @@ def _teller(asked: Asked) -> Callable[[Progress], None]:
             return
         told = time.monotonic()
         recall = "" if now.recall is None else f", recall@20 {now.recall:.4f} (best {now.best:.4f})"
-        _say(
+        say(
             f"{asked.data} {asked.protocol} {asked.name}: {told - began:.0f} s, epoch "
             f"{now.epoch - 1 + now.done:.2f} of {now.epochs}, loss {now.loss:.4f}, "
             f"{now.examples_per_s:,.0f} events/s{recall}"
@@ -125,14 +125,18 @@ def _write(
         "cold": len(protocol.cold),
         "dataset": data.fingerprint,
         "device": device,
-        "cores": os.cpu_count(),
-        "commit": _commit(),
-        "ended": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        **circumstances(),
     }
     asked.path.parent.mkdir(parents=True, exist_ok=True)
     evaluation.write_ranks(asked.path.with_suffix(".npz"), model=outcome.ranks)
     asked.path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    _say(f"{asked.path}: {found['metrics']}")
+    say(f"{asked.path}: {found['metrics']}")
+
+
+def circumstances() -> Mapping[str, Any]:
+    """Of a run that ends now."""
+    ended = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
+    return {"cores": os.cpu_count(), "commit": _commit(), "ended": ended}
 
 
 def _metrics(ranks: Ranks) -> Mapping[str, float]:
@@ -158,5 +162,5 @@ def _commit() -> str:
     return said.stdout.strip() or "unknown"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(f"{datetime.now(UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)

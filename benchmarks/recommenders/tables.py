@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.recommenders import served
 from benchmarks.recommenders.models import MODELS
 from benchmarks.recommenders.runs import RESULTS, read_ranks
 from encoders import evaluate
@@ -47,7 +48,8 @@ users whose last item is not, by the same model: what is won on these can be los
 `newcomers` says by how much logits of new items are raised.
 
 To reproduce a row: `python -m benchmarks.recommenders run --data SET --protocol PROTOCOL
---model MODEL --seed 0 1 2`, with the data sets' folders in `TWINSPAN_DATA`.
+--model MODEL --seed 0 1 2`, with the data sets' folders in `TWINSPAN_DATA`; what is *served*, by
+`python -m benchmarks.recommenders served --data SET`, whose loss is exact less index.
 """
 
 
@@ -75,6 +77,7 @@ def page() -> str:
                 parts.append(_table(rows))
                 parts.append(_favoured(rows))
                 parts.append(_outdated(rows))
+        parts.append(served.section(folder))
     return "\n".join(part for part in parts if part)
 
 

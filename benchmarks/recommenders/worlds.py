@@ -18,18 +18,25 @@ from indexer.importing import Report
 KEPT = Path(".data/recommenders")  # imported once, and checkpoints of runs that are under way
 
 Importer = Callable[[sa.Engine, Path], Report]
-IMPORTERS: Mapping[str, Importer] = {
-    "ml-100k": importing.movielens,
-    "ml-1m": importing.movielens,
-    "amazon-beauty-2014": importing.amazon,
-    "amazon-industrial-2018": importing.amazon,
+IMPORTERS: Mapping[str, Importer] = {"movielens": importing.movielens, "amazon": importing.amazon}
+SOURCES: Mapping[str, str] = {  # what `twinspan import` calls the kind of each
+    "ml-100k": "movielens",
+    "ml-1m": "movielens",
+    "amazon-beauty-2014": "amazon",
+    "amazon-industrial-2018": "amazon",
 }
 
 
+def folder(name: str) -> Path:
+    """Where the data set lies: the folder of its name in TWINSPAN_DATA. Raises SystemExit."""
+    found = Path(os.environ.get("TWINSPAN_DATA", "")) / name
+    if not found.is_dir():
+        raise SystemExit(f"{found} is not there: set TWINSPAN_DATA to its parent")
+    return found
+
+
 def read(name: str) -> Dataset:
-    """The data set that lies in the folder of its name in TWINSPAN_DATA. Raises SystemExit without
-    it."""
-    folder = Path(os.environ.get("TWINSPAN_DATA", "")) / name
+    """The data set, from its folder or from an earlier import. Raises SystemExit without both."""
     with postgres.start(KEPT / name / "postgres", fsync=False) as server:
         engine = database.engine(server.url)
         try:
@@ -37,10 +44,9 @@ def read(name: str) -> Dataset:
             attached = catalog.attach(engine, spec.BUILTIN)
             data = training_data.read_dataset(engine, attached)
             if not len(data.user):
-                if not folder.is_dir():
-                    raise SystemExit(f"{folder} is not there: set TWINSPAN_DATA to its parent")
-                print(f"importing {folder}", file=sys.stderr, flush=True)
-                IMPORTERS[name](engine, folder)
+                found = folder(name)
+                print(f"importing {found}", file=sys.stderr, flush=True)
+                IMPORTERS[SOURCES[name]](engine, found)
                 data = training_data.read_dataset(engine, attached)
         finally:
             engine.dispose()

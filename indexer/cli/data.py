@@ -38,7 +38,9 @@ Strict = Annotated[
 ]
 Source = Annotated[Path, typer.Argument(metavar="PATH", help="A file or a folder.")]
 
-importers = typer.Typer(help="Read a data set or a file into the built-in tables.")
+importers = typer.Typer(
+    help="Read a data set or a file into the built-in tables, whose catalog is attached then."
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -127,6 +129,7 @@ def import_movielens(
         lambda engine, tell: importing.movielens(
             engine, path, catalog=catalog, strict=strict, on_progress=tell
         ),
+        items_of=catalog,
         as_json=as_json,
     )
 
@@ -142,6 +145,7 @@ def import_amazon(
         lambda engine, tell: importing.amazon(
             engine, path, catalog=catalog, strict=strict, on_progress=tell
         ),
+        items_of=catalog,
         as_json=as_json,
     )
 
@@ -158,11 +162,12 @@ def import_items(
 ) -> None:
     """One file of items (CSV, JSON Lines or Parquet) into the built-in catalog."""
     from indexer import importing
+    from indexer.catalog import spec as specs
 
     read = _reader(
         importing.items, path, column=column, format=format, encoding=encoding, strict=strict
     )
-    _import(read, as_json=as_json)
+    _import(read, items_of=specs.BUILTIN.name, as_json=as_json)
 
 
 @importers.command("users")
@@ -241,7 +246,10 @@ def _columns(pairs: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
-def _import(read: Callable[[sa.Engine, OnProgress], Report], *, as_json: bool) -> None:
+def _import(
+    read: Callable[[sa.Engine, OnProgress], Report], *, items_of: str | None = None, as_json: bool
+) -> None:
+    """`items_of` is the catalog whose items it reads: the built-in one is attached then."""
     from indexer.importing import Progress
 
     with parts.opened() as opened, output.progress("importing") as bar:
@@ -251,10 +259,24 @@ def _import(read: Callable[[sa.Engine, OnProgress], Report], *, as_json: bool) -
             bar.at(now.bytes_read if total else now.rows, total, f"{now.step} {now.rows:,}")
 
         report = read(opened.engine, tell)
+        if items_of is not None:
+            _attach_if_builtin(opened, items_of)
     if as_json:
         output.json_document(report)
     else:
         _show(report)
+
+
+def _attach_if_builtin(opened: parts.Parts, name: str) -> None:
+    """Its tables are there to be filled and watched, so nobody has to ask for that."""
+    from indexer import catalog
+    from indexer.catalog import spec as specs
+
+    if name == specs.BUILTIN.name and name not in {
+        one.name for one in catalog.all_of(opened.engine)
+    }:
+        catalog.attach(opened.engine, specs.BUILTIN, notify=opened.settings.notify)
+        output.note(f"catalog {name} is attached")
 
 
 def _show(report: Report) -> None:
