@@ -382,9 +382,13 @@ def test_training_sees_exactly_what_serving_sees(data: Dataset, readout: str, co
     assert checked > 8
 
 
-def test_validation_ranks_as_serving_does(data: Dataset) -> None:
+@pytest.mark.parametrize("kinds", [("view", "purchase"), ("rating",)])
+def test_validation_ranks_as_serving_does(data: Dataset, kinds: tuple[str, ...]) -> None:
+    event = np.minimum(data.event, len(kinds) - 1)
+    data = replace(data, event=event, event_names=kinds)
     split = dataset.leave_one_out(data)
     encoder = encoder_of(data, epochs=2)
+    torch.nn.init.normal_(encoder.towers.users.events.event.weight)  # type: ignore[union-attr,arg-type]
     served = evaluate.rank_with(encoder, split, split.test)
     scored = evaluate.rank_by(Learner(encoder, split).scorer(), data, split.test)
     np.testing.assert_array_equal(scored.users, served.users)

@@ -46,7 +46,8 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What data decide: kinds of event; widths of scaled values, of items' vectors, of contents."""
+    """What data decide: kinds of event, 0 where one kind is all and says nothing; widths of scaled
+    values, of items' vectors, of contents."""
 
     events: int
     value: int
@@ -59,6 +60,7 @@ class Context(nn.Module):
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__()
+        self.kinds = sizes.events
         self.item = nn.Linear(sizes.item, config.width)
         self.event = nn.Embedding(max(1, sizes.events), config.width)
         self.value = nn.Linear(sizes.value, config.width)
@@ -75,7 +77,8 @@ class Context(nn.Module):
         )
         known = ~history.value[..., 0].isnan()
         there = torch.ones_like(known)
-        return tokens, (there, history.event >= 0, known, history.gap >= 0)
+        kind = (history.event >= 0) & (history.event < self.kinds)
+        return tokens, (there, kind, known, history.gap >= 0)
 
 
 class SumOfContext(Context):
