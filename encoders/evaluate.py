@@ -94,9 +94,16 @@ class Scorer(Protocol):
 
 
 def rank_by(
-    scorer: Scorer, data: Dataset, targets: IntArray, *, limit: int | None = None, seed: int = 0
+    scorer: Scorer,
+    data: Dataset,
+    targets: IntArray,
+    *,
+    among: NDArray[np.bool_] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
 ) -> Ranks:
-    """As `rank_with`, for what reads arrays: all items are scored by each call."""
+    """As `rank_with`, for what reads arrays: all items are scored by each call, and those ranked
+    that `among` (N,) names, or all. It must name the targets."""
     users = asked_users(targets, limit, seed)
     masked, unmasked = np.zeros(len(users)), np.zeros(len(users))
     together = min(256, max(1, CHUNK_SCORES // max(1, len(data.items))))
@@ -104,6 +111,8 @@ def rank_by(
         chunk = users[start : start + together]
         spans = batches.asked(data, targets[chunk])
         scores = scorer(batches.gather(data, spans, history=scorer.history))
+        if among is not None:
+            scores = np.where(among, scores, -np.inf)
         part = slice(start, start + len(chunk))
         masked[part], unmasked[part] = rank(
             scores, data.item[targets[chunk]], [_seen(data, targets, u) for u in chunk]

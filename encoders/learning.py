@@ -239,13 +239,18 @@ class _Run:
         )
 
     def _validate(self) -> float | None:
-        """Recall@20 on what each user did last but one, None when nobody did enough."""
-        if not (self.split.valid >= 0).any():
+        """Recall@20 on what each user did last but one, None when nobody did enough. Among items
+        that training met: how it deals with others, this data cannot tell."""
+        data, valid = self.split.dataset, self.split.valid
+        met = evaluate.popularity(self.split) > 0  # (N,)
+        asked = np.where((valid >= 0) & met[data.item[valid]], valid, -1)
+        if not (asked >= 0).any():
             return None
         ranks = evaluate.rank_by(
             self.learner.scorer(),
-            self.split.dataset,
-            self.split.valid,
+            data,
+            asked,
+            among=met,
             limit=self.schedule.validation_users,
             seed=self.run.seed,
         )

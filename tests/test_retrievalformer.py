@@ -155,6 +155,18 @@ def test_with_sums_ids_begin_at_nothing_so_that_features_lead() -> None:
     assert set(new[:, -1]) == {np.float32(NEW)}
 
 
+def test_what_training_never_met_takes_no_part_in_validation() -> None:
+    """Nothing in the data says how good a model is with these, so no epoch is chosen by them."""
+    split = dataset.leave_one_out(world())
+    curves: list[list[float | None]] = []
+    for newcomers in (0, 50):
+        learner = untrained(world(), newcomers=newcomers, epochs=2)
+        curves.append([epoch.recall for epoch in learning.learn(learner, split, RUN)])
+        first = evaluate.rank_by(learner.scorer(), world(), split.test).unmasked.min()
+        assert (first > 1) == (newcomers > 0)
+    assert curves[0] == curves[1]
+
+
 def test_what_was_had_is_pushed_away_where_nobody_comes_back() -> None:
     """With the eleven seen items left in, the other nine have a mean rank of 5 at best, of 10.5 if
     nothing tells one from the other, and of 11 with all of the model but codes."""
