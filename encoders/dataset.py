@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -156,13 +156,15 @@ class Split:
     """Leave-one-out: a user's last event is for the test, the one before it for validation.
 
     `train` (E,) marks the others. `valid` and `test` (U,) hold event numbers, -1 for users of
-    fewer than three events: all of theirs are for training.
+    fewer than three events: all of theirs are for training. `later` are items that come after
+    training: these have no event in it, and are not even known to have none.
     """
 
     dataset: Dataset
     train: NDArray[np.bool_]
     valid: IntArray
     test: IntArray
+    later: NDArray[np.integer] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def leave_one_out(dataset: Dataset) -> Split:

@@ -83,7 +83,7 @@ class SharedTables(nn.Module):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entities:
     """N records as tensors, ready for FeatureTokens; `identity` (N,) is an item's row in the table
-    of those that have one, -1 for others; `contents` (N, K) are taken as they are."""
+    of those that have one, below 0 for others; `contents` (N, K) are taken as they are."""
 
     rows: int
     identity: Tensor

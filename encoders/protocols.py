@@ -77,8 +77,8 @@ def cold_items(data: Dataset, *, share: float = 0.2, seed: int = 0) -> Protocol:
 
 
 def _without(data: Dataset, split: Split, cold: NDArray[np.integer], *, name: str) -> Protocol:
-    """Training on neither cold items nor anybody's last event; the last that is left of each user
-    with enough validates."""
+    """Training on neither cold items, which come later, nor anybody's last event; the last that is
+    left of each user with enough validates."""
     is_cold = np.zeros(len(data.items), dtype=np.bool_)
     is_cold[cold] = True
     last = np.zeros(len(data.user), dtype=np.bool_)
@@ -88,7 +88,7 @@ def _without(data: Dataset, split: Split, cold: NDArray[np.integer], *, name: st
     asked = (split.test >= 0) & is_cold[data.item[np.maximum(split.test, 0)]]
     return Protocol(
         name=name,
-        training=_last_validates(kept),
+        training=replace(_last_validates(kept), later=cold),
         data=data,
         targets=np.where(asked, split.test, -1),
         others=np.where(asked, -1, split.test),

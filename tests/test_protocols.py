@@ -31,6 +31,9 @@ def test_training_sees_neither_a_cold_item_nor_anybodys_last_event(make, data: D
     for event in last[last >= 0].tolist():
         assert (int(data.user[event]), int(data.occurred_at[event])) not in pairs
     assert seen.items == data.items, "a cold item is still in the catalogue"
+    assert found.training.later.tolist() == found.cold.tolist(), (
+        "though training knows nothing of it"
+    )
 
 
 def test_looc_asks_everybody_whose_last_item_is_cold(data: Dataset) -> None:

@@ -30,6 +30,7 @@ from encoders.progress import Run
 from encoders.retrievalformer import Config, RetrievalFormer, contents
 from encoders.retrievalformer.items import CODE, NEW
 from encoders.retrievalformer.learner import Learner
+from encoders.retrievalformer.present import Present
 from encoders.types import Feature, ItemRecord
 
 RUN = Run(seed=0, device="cpu", checkpoint=None, progress=lambda _: None)
@@ -155,12 +156,38 @@ def test_with_sums_ids_begin_at_nothing_so_that_features_lead() -> None:
     assert set(new[:, -1]) == {np.float32(NEW)}
 
 
+def test_what_came_after_training_is_marked_and_what_nobody_chose_is_not() -> None:
+    data, split = world(), dataset.leave_one_out(world())
+    unchosen = np.flatnonzero(evaluate.popularity(split) == 0)
+    split = replace(split, later=unchosen[::2])
+    with learning.seeded(RUN):
+        encoder = Learner.untrained(configured(), split, "cpu").encoder
+    marks = vectors_of(encoder, list(data.items))[:, encoder.towers.codes - 1]
+    assert set(np.flatnonzero(marks)) == set(unchosen[::2])
+    assert set(marks[unchosen[::2]]) == {np.float32(NEW)}
+    renamed = [replace(one, key=f"another {one.key}") for one in data.items]
+    assert set(vectors_of(encoder, renamed)[:, encoder.towers.codes - 1]) == {np.float32(NEW)}
+
+
+def test_keys_that_were_there_are_known_without_being_listed(tmp_path: Path) -> None:
+    keys = [f"item {n}" for n in range(5_000)] + ["", "ß 🎬", "\ud800"]
+    present = Present.of(keys)
+    present.write(tmp_path)
+    for one in (present, Present.read(tmp_path)):
+        assert one.has(keys).all()
+        assert not one.has([f"another {key}" for key in keys]).any()
+        assert one.has([]).shape == (0,)
+    assert not Present.of([]).has(keys).any()
+
+
 def test_what_training_never_met_takes_no_part_in_validation() -> None:
     """Nothing in the data says how good a model is with these, so no epoch is chosen by them."""
     split = dataset.leave_one_out(world())
+    split = replace(split, later=np.flatnonzero(evaluate.popularity(split) == 0))
     curves: list[list[float | None]] = []
     for newcomers in (0, 50):
-        learner = untrained(world(), newcomers=newcomers, epochs=2)
+        with learning.seeded(RUN):
+            learner = Learner.untrained(configured(newcomers=newcomers, epochs=2), split, "cpu")
         curves.append([epoch.recall for epoch in learning.learn(learner, split, RUN)])
         first = evaluate.rank_by(learner.scorer(), world(), split.test).unmasked.min()
         assert (first > 1) == (newcomers > 0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from encoders import content, features, text
@@ -24,7 +25,9 @@ from encoders.features import Scale
 from encoders.fusion import Entities, entities
 from encoders.retrievalformer import contents
 from encoders.retrievalformer.config import CONFIGS, Config
+from encoders.retrievalformer.items import NEWCOMER, ROWLESS
 from encoders.retrievalformer.model import Fitted, Towers
+from encoders.retrievalformer.present import Present
 from encoders.retrievalformer.users import History, history_of
 from encoders.text import FrozenText
 from encoders.types import (
@@ -103,11 +106,20 @@ class RetrievalFormer:
     def item_entities(self, records: Sequence[ItemRecord]) -> Entities:
         pipeline = self.fitted.pipelines.items
         columns = pipeline.read([(f"item {one.key!r}", one.features) for one in records])
-        own = np.asarray([self._own.get(one.key, -1) for one in records], dtype=np.int64)
+        own = self._identity([one.key for one in records])
         contents = self.fitted.contents.encode(records) if self.fitted.contents else None
         return entities(
             columns, pipeline, self.frozen, self.device, identity=own, contents=contents
         )
+
+    def _identity(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """(N,): the row of an item's own, or why there is none."""
+        rows = np.asarray([self._own.get(key, ROWLESS) for key in keys], dtype=np.int64)
+        if self.fitted.present is not None:
+            without = np.flatnonzero(rows == ROWLESS)
+            there = self.fitted.present.has([keys[int(row)] for row in without])
+            rows[without[~there]] = NEWCOMER
+        return rows
 
     def user_entities(self, records: Sequence[Mapping[str, object]]) -> Entities:
         pipeline = self.fitted.pipelines.users
@@ -131,6 +143,8 @@ class RetrievalFormer:
             self.frozen.write(folder / "text")
         if self.fitted.contents is not None:
             self.fitted.contents.write(folder / "contents")
+        if self.fitted.present is not None:
+            self.fitted.present.write(folder)
 
     def _histories(self, states: Sequence[UserState]) -> History:
         """The newest events whose item has a usable vector, padded to the longest."""
@@ -170,6 +184,7 @@ def build(
     *,
     items: Sequence[ItemRecord],
     counts: Sequence[int],
+    later: Collection[str] = (),
     item_features: Sequence[Feature],
     users: Sequence[Mapping[str, object]],
     user_features: Sequence[Feature],
@@ -178,8 +193,9 @@ def build(
     device: str = "cpu",
 ) -> RetrievalFormer:
     """Untrained towers with everything fitted that is not learnt: to items that have events, so
-    many each, since what only others say is never trained, and better taken for unknown. `values`
-    are the events'. Weights come from torch's generator: seed it before."""
+    many each, since what only others say is never trained, and better taken for unknown. Keys in
+    `later` are of items that come after training. `values` are the events'. Weights come from
+    torch's generator: seed it before."""
     if not item_features:
         raise TrainingFailed("retrievalformer needs at least one item feature; name some")
     met = [(item, count) for item, count in zip(items, counts, strict=True) if count > 0]
@@ -199,9 +215,13 @@ def build(
     texts = any(f.kind == "text" for f in (*item_features, *user_features))
     frozen = text.load(config.text_model, device=device) if texts and config.reads_frozen else None
     known = values[np.isfinite(values)]
+    own_rows = config.identity != "none"
     fitted = Fitted(
         pipelines=pipelines,
-        keys=_most_frequent(met, config.vocabulary) if config.identity != "none" else (),
+        keys=_most_frequent(met, config.vocabulary) if own_rows else (),
+        present=Present.of(item.key for item in items if item.key not in later)
+        if own_rows
+        else None,
         event_names=tuple(event_names) if len(event_names) > 1 else (),
         values=features.fit_scale(known) if len(known) else None,
         contents=contents.fit(
@@ -230,6 +250,7 @@ def read(
     fitted = Fitted(
         pipelines=features.from_json(stored["features"], item_features, user_features),
         keys=tuple(stored["keys"]),
+        present=Present.read(folder) if config.identity != "none" else None,
         event_names=tuple(stored["event_names"]),
         values=Scale.from_json(stored["values"]) if stored["values"] else None,
         contents=contents.read(folder / "contents", features=item_features, device=device)

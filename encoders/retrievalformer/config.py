@@ -50,7 +50,7 @@ class Config:
     text_model: str = text.DEFAULT
     vocabulary: int = 30_000  # values per feature, item keys too; rarer ones share the buckets
     buckets: int = 256
-    newcomers: float = 1.5  # the logarithm of by how much items that nobody has met are favoured
+    newcomers: float = 1.5  # the logarithm of by how much items that came later are favoured
 
     dropout: float = 0.2
     noise: float = 0.05  # share of features hidden in training

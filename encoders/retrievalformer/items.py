@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from encoders.fusion import AttentionFusion, Entities, FeatureTokens
 
-NEW = 0.1  # the mark of an item without a row of its own; 0 for others
+NEW = 0.1  # the mark of a new item; 0 for others
+NEWCOMER, ROWLESS = -1, -2  # instead of a row: came after training, or was there without
 CODE = 0.5  # the length of a code, beside a vector of length one
 
 
@@ -69,8 +70,8 @@ class Codes(nn.Module):
 
 
 class OwnRows(ItemTower):
-    """Items that training met have a vector of their own, and a code; a mark is on those that it
-    did not meet: [unit([y, mark]), code]. Codes stand beside a vector of length one, not in it:
+    """Items that training met have a vector of their own, and a code; a mark is on those that came
+    later: [unit([y, mark]), code]. Codes stand beside a vector of length one, not in it:
     they would take of the length of known items, and so favour new ones."""
 
     own_rows = True
@@ -83,7 +84,7 @@ class OwnRows(ItemTower):
 
     def forward(self, items: Entities) -> Tensor:
         vectors = super().forward(items)
-        mark = NEW * (items.identity < 0)[:, None]  # (N, 1)
+        mark = NEW * (items.identity == NEWCOMER)[:, None]  # (N, 1)
         vectors = torch.cat([vectors * (1 - mark**2).sqrt(), mark], dim=1)
         if self.codes is None:
             return vectors

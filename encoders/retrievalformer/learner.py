@@ -42,6 +42,7 @@ class Learner:
             config,
             items=data.items,
             counts=popularity(split).astype(np.int64).tolist(),
+            later={data.items[int(row)].key for row in split.later},
             item_features=data.item_features,
             users=data.user_records,
             user_features=data.user_features,

@@ -22,8 +22,9 @@ The configuration `paper` is that, `full` the default. Where `full` departs, it 
   people want something else, and nothing that is near it. The transformer reads no codes.
 - text_as="none": texts are read by contents only. As tokens they named each training item, so that
   fusion knew all of these without their own vectors, and no new one.
-- newcomers: new items are marked in their vectors, and queries raise their logits by so much. A
-  model that is right about popularity ranks what nobody has met below what many have.
+- newcomers: items that came after training are marked in their vectors, and queries raise their
+  logits by so much. A model that is right about popularity ranks what nobody has met below what
+  many have. Items that were there and that nobody chose are not new.
 - readout="last": [p_u, z_1 ... z_T] read at z_T, as SASRec does, so that one pass answers for all
   prefixes; SEP, p_u and CLS need three tokens per target.
 - context="sum": z = linear(y) + context, at a sixth of the fusion's price.
@@ -76,6 +77,7 @@ from encoders.fusion import Entities, FeatureTokens, SharedTables
 from encoders.retrievalformer import items, users
 from encoders.retrievalformer.config import Config
 from encoders.retrievalformer.contents import Contents
+from encoders.retrievalformer.present import Present
 from encoders.retrievalformer.users import History, history_of
 
 
@@ -86,6 +88,7 @@ class Fitted:
 
     pipelines: Pipelines
     keys: tuple[str, ...]  # of items with a vector of their own, the most frequent first
+    present: Present | None  # all items that training knew of; None without vectors of their own
     event_names: tuple[str, ...]  # () when all events are of one kind
     values: Scale | None  # None when events carry no value
     contents: Contents | None  # None without a part of vectors for it
@@ -174,11 +177,11 @@ class Towers(nn.Module):
         columns = F.embedding(torch.searchsorted(encoded, ranked), vectors)  # (C, D)
         return softmax.cross_entropy(queries, columns, own, -chance.log())
 
-    def _some_new(self, items: Entities) -> Entities:
-        """A share `identity_noise` of them, drawn anew each time, is taken for new ones."""
-        drawn = torch.rand(items.rows, device=items.identity.device)
+    def _some_new(self, records: Entities) -> Entities:
+        """A share `identity_noise` of items, drawn anew each time, is taken for new ones."""
+        drawn = torch.rand(records.rows, device=records.identity.device)
         new = drawn < self.config.identity_noise
-        return replace(items, identity=items.identity.masked_fill(new, -1))
+        return replace(records, identity=records.identity.masked_fill(new, items.NEWCOMER))
 
     def _candidates(
         self, targets: Tensor, history: Tensor, share: Tensor
