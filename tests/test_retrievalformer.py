@@ -128,6 +128,15 @@ def test_only_items_with_events_have_ids_and_the_most_frequent_ones_if_not_all_c
     assert sorted(counts)[-5] == least
 
 
+@pytest.mark.parametrize("options", [{}, {"code_width": 0}, {"content_width": 0}])
+def test_known_new_and_unchosen_items_have_vectors_of_length_one(options: dict[str, int]) -> None:
+    encoder = untrained(world(), **options).encoder
+    torch.nn.init.normal_(encoder.towers.items.own.weight)  # type: ignore[union-attr,arg-type]
+    renamed = [replace(one, key=f"another {one.key}") for one in world().items]
+    lengths = np.linalg.norm(vectors_of(encoder, [*world().items, *renamed]), axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-6)
+
+
 @pytest.mark.parametrize("identity", ["sum", "token"])
 def test_in_training_an_item_without_its_id_is_a_new_item(identity: str) -> None:
     learner = untrained(world(), identity=identity, identity_noise=0.5, noise=0.0)
@@ -149,11 +158,11 @@ def test_with_sums_ids_begin_at_nothing_so_that_features_lead() -> None:
     encoder = untrained(world()).encoder
     items = [one for one in world().items if one.key in encoder.fitted.keys]
     renamed = [replace(one, key=f"another {one.key}") for one in items]
-    codes = encoder.towers.codes  # where they begin
-    own, new = (vectors_of(encoder, some)[:, :codes] for some in (items, renamed))
-    np.testing.assert_allclose(new[:, :-1], own[:, :-1] * (1 - NEW**2) ** 0.5, atol=1e-7)
+    read, scale = encoder.towers.items.read, encoder.towers.items.scale
+    own, new = (vectors_of(encoder, some)[:, :read] for some in (items, renamed))
+    np.testing.assert_allclose(new[:, :-1], own[:, :-1], atol=1e-7)
     assert set(own[:, -1]) == {0.0}
-    assert set(new[:, -1]) == {np.float32(NEW)}
+    assert set(new[:, -1]) == {np.float32(NEW * scale)}
 
 
 def test_what_came_after_training_is_marked_and_what_nobody_chose_is_not() -> None:
@@ -162,11 +171,13 @@ def test_what_came_after_training_is_marked_and_what_nobody_chose_is_not() -> No
     split = replace(split, later=unchosen[::2])
     with learning.seeded(RUN):
         encoder = Learner.untrained(configured(), split, "cpu").encoder
-    marks = vectors_of(encoder, list(data.items))[:, encoder.towers.codes - 1]
+    place = encoder.towers.items.read - 1
+    marks = vectors_of(encoder, list(data.items))[:, place]
     assert set(np.flatnonzero(marks)) == set(unchosen[::2])
-    assert set(marks[unchosen[::2]]) == {np.float32(NEW)}
+    mark = np.float32(NEW * encoder.towers.items.scale)
+    assert set(marks[unchosen[::2]]) == {mark}
     renamed = [replace(one, key=f"another {one.key}") for one in data.items]
-    assert set(vectors_of(encoder, renamed)[:, encoder.towers.codes - 1]) == {np.float32(NEW)}
+    assert set(vectors_of(encoder, renamed)[:, place]) == {mark}
 
 
 def test_keys_that_were_there_are_known_without_being_listed(tmp_path: Path) -> None:
@@ -219,9 +230,9 @@ def test_only_what_training_met_has_a_code() -> None:
     encoder = untrained(world()).encoder
     known = [one for one in world().items if one.key in encoder.fitted.keys]
     renamed = [replace(one, key=f"another {one.key}") for one in known]
-    own, new = (vectors_of(encoder, some)[:, encoder.towers.codes :] for some in (known, renamed))
+    own, new = (vectors_of(encoder, some)[:, encoder.towers.codes] for some in (known, renamed))
     assert own.shape[1] == encoder.config.code_width
-    assert np.linalg.norm(own, axis=1) == pytest.approx(CODE)
+    assert np.linalg.norm(own, axis=1) == pytest.approx(CODE * encoder.towers.items.scale)
     assert not new.any()
 
 
@@ -349,13 +360,15 @@ def test_a_step_has_about_as_many_targets_whatever_the_length_of_histories(
 
 
 def test_newcomers_are_favoured_by_so_many_logits_and_nobody_else() -> None:
-    data = world()
-    cold = evaluate.popularity(dataset.leave_one_out(data)) == 0
+    data, split = world(), dataset.leave_one_out(world())
+    cold = evaluate.popularity(split) == 0
+    split = replace(split, later=np.flatnonzero(cold))
     scores: list[np.ndarray] = []
     for newcomers in (0.0, 2.0):
-        learner = untrained(data, newcomers=newcomers)
+        with learning.seeded(RUN):
+            learner = Learner.untrained(configured(newcomers=newcomers), split, "cpu")
         batch = batches.gather(data, batches.asked(data, data.starts[1:] - 1), history=8)
-        scores.append(learner.scorer()(batch) * learner.network.sharpness.exp().item())
+        scores.append(learner.scorer()(batch) * learner.network.inverse_temperature.item())
     assert 0 < cold.sum() < len(cold)
     np.testing.assert_allclose((scores[1] - scores[0])[:, cold], 2.0, atol=1e-4)
     np.testing.assert_allclose((scores[1] - scores[0])[:, ~cold], 0.0, atol=1e-4)

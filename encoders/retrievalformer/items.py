@@ -1,11 +1,12 @@
 """The item tower: what is learned of an item, beside what it is and what it is known again by.
 
 Shapes: N items, M tokens of one, D width of what is learned, K of contents, R of codes,
-I = D + K, or D + K + 1 + R with rows of items' own.
+I = D + K, or D + K + 1 + R + 1 with rows of items' own.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,19 +32,21 @@ class Parts:
 
 class ItemTower(nn.Module):
     """y = unit(AttentionFusion(features)): the paper's; beside contents c unit([y, g * c]), where g
-    is learned, for items with and without a row of their own."""
+    is learned, for items with and without a row of their own. The first `read` of `dimension`
+    entries are what a transformer reads."""
 
     own_rows = False
+    scale = 1.0
 
     def __init__(self, tokens: FeatureTokens, fusion: AttentionFusion, parts: Parts) -> None:
         super().__init__()
         self.tokens = tokens
         self.fusion = fusion
-        self.dimension = tokens.width + parts.contents
+        self.dimension = self.read = tokens.width + parts.contents
         self.weights = nn.Parameter(torch.zeros(2)) if parts.contents else None
 
     def forward(self, items: Entities) -> Tensor:
-        """N records -> (N, I), of length one without a code."""
+        """N records -> (N, I), of length one."""
         vectors = F.normalize(self.learned(items), dim=-1)
         if self.weights is None:
             return vectors
@@ -71,24 +74,38 @@ class Codes(nn.Module):
 
 class OwnRows(ItemTower):
     """Items that training met have a vector of their own, and a code; a mark is on those that came
-    later: [unit([y, mark]), code]. Codes stand beside a vector of length one, not in it:
-    they would take of the length of known items, and so favour new ones."""
+    later. unit([y, mark, code, rest]): what tells items apart is of one length for all, by a rest
+    that no query asks for, so that nobody's y is shorter for it."""
 
     own_rows = True
 
     def __init__(self, tokens: FeatureTokens, fusion: AttentionFusion, parts: Parts) -> None:
         super().__init__(tokens, fusion, parts)
-        self.dimension += parts.codes + 1
+        self.read = self.dimension + 1
+        self.dimension += 1 + parts.codes + 1
         self.own = nn.Embedding(max(1, parts.known), tokens.width)
         self.codes = Codes(parts) if parts.codes else None
+        self.told = CODE if parts.codes else NEW  # the length of mark, code and rest
+        self.scale = 1 / math.hypot(1, self.told)
 
     def forward(self, items: Entities) -> Tensor:
-        vectors = super().forward(items)
-        mark = NEW * (items.identity == NEWCOMER)[:, None]  # (N, 1)
-        vectors = torch.cat([vectors * (1 - mark**2).sqrt(), mark], dim=1)
-        if self.codes is None:
-            return vectors
-        return torch.cat([vectors, self.codes(items.identity)], dim=1)
+        parts = [super().forward(items), self._mark(items.identity)]
+        if self.codes is not None:
+            parts.append(self.codes(items.identity))
+        parts.append(self._rest(items.identity))
+        return self.scale * torch.cat(parts, dim=1)
+
+    def _mark(self, identity: Tensor) -> Tensor:
+        """(N, 1)"""
+        return NEW * (identity == NEWCOMER)[:, None]
+
+    def _rest(self, identity: Tensor) -> Tensor:
+        """(N, 1)"""
+        rest = torch.full_like(identity, self.told, dtype=torch.float32)
+        if self.codes is not None:
+            rest.masked_fill_(identity >= 0, 0.0)
+        rest.masked_fill_(identity == NEWCOMER, (self.told**2 - NEW**2) ** 0.5)
+        return rest[:, None]
 
 
 class SumTower(OwnRows):

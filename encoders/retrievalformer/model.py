@@ -17,9 +17,9 @@ The configuration `paper` is that, `full` the default. Where `full` departs, it 
   attention and mapped, and with what the transformer expects of the next one's contents
   (`users.ContentHead`). What is not learned of an item cannot be learnt by heart: it holds for new
   items as for old ones.
-- code_width: y = [y, r], where r is a code of the item's own, and the query has the sum of the
-  history's codes, times a learned strength (`users.Repeats`). It pushes away what was had, where
-  people want something else, and nothing that is near it. The transformer reads no codes.
+- code_width: y = unit([y, r]), where r is a code of the item's own, and the query has the sum of
+  the history's codes, times a learned strength (`users.Repeats`). It pushes away what was had,
+  where people want something else, and nothing that is near it. The transformer reads no codes.
 - text_as="none": texts are read by contents only. As tokens they named each training item, so that
   fusion knew all of these without their own vectors, and no new one.
 - newcomers: items that came after training are marked in their vectors, and queries raise their
@@ -46,9 +46,8 @@ What the paper leaves open, and was chosen for both:
   is there for certain: the sum then estimates the exact one without bias.
 - Items without any training event are no negatives: nobody could choose them, and whoever learns to
   rank them last has learnt it of their features, too.
-- Vectors have length one, but for codes, and the temperature is learned on the user's side, in
-  training only: collections compare by dot product, and a query's length does not change its
-  ranking.
+- Vectors have length one and the temperature is learned on the user's side, in training only:
+  collections compare by dot product, and a query's length does not change its ranking.
 - Positions are not described: each head learns how it forgets with distance (ALiBi's straight
   line and a logarithm), which does not depend on where a window was cut.
 - The transformer is pre-norm, since it trains without a long warm-up; AttentionFusion is post-norm
@@ -123,11 +122,11 @@ class Towers(nn.Module):
             known=len(fitted.keys),
         )
         self.items = items.build(config.identity, item_tokens, users.fusion_of(config), parts)
-        self.codes = self.items.dimension - parts.codes  # where they begin
+        self.codes = slice(self.items.read, self.items.read + parts.codes)  # of a vector
         sizes = users.Sizes(
             events=len(fitted.event_names),
             value=fitted.values.width if fitted.values else 1,
-            item=self.codes,
+            item=self.items.read,
             contents=parts.contents,
         )
         self.users = users.build(config, profile_tokens, sizes)
@@ -136,22 +135,24 @@ class Towers(nn.Module):
 
     @property
     def inverse_temperature(self) -> Tensor:
-        """A scalar: logits are scores times this."""
-        return self.sharpness.exp().clamp(max=100)
+        """A scalar: logits are scores times this. Learned of what y says, which is so much shorter
+        where something stands beside it."""
+        return self.sharpness.exp().clamp(max=100) / self.items.scale
 
     def queries(self, history: History, profiles: Entities, *, newcomers: float) -> Tensor:
         """(B, P, I): the dot product with an item's vector is its score, by the temperature too
         low; that of new items is higher by `newcomers` logits than the score itself."""
-        codes = history.vectors[..., self.codes :]  # (B, L, R)
-        history = replace(history, vectors=history.vectors[..., : self.codes])
+        vectors = history.vectors / self.items.scale
+        codes = vectors[..., self.codes]  # (B, L, R)
+        history = replace(history, vectors=vectors[..., : self.items.read])
         queries = self.users(history, profiles)  # (B, P, D + K)
         if not self.items.own_rows:
             return queries
-        bonus = newcomers / (items.NEW * self.inverse_temperature)
+        bonus = newcomers / (items.NEW * self.items.scale * self.inverse_temperature)
         parts = [queries, bonus.expand_as(queries[..., :1])]
         if self.repeats is not None:
             parts.append(self.repeats(history, codes))
-        return torch.cat(parts, dim=-1)
+        return F.pad(torch.cat(parts, dim=-1), (0, 1))  # the rest is not asked for
 
     def loss(self, batch: Batch, catalogue: Entities, profiles: Entities, share: Tensor) -> Tensor:
         """Mean cross-entropy of the batch's targets among all items that have events, or among a
