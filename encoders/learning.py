@@ -157,6 +157,9 @@ class _Run:
         self.epochs = self.schedule.epochs or self._enough_epochs()
         self.patience = self.schedule.patience or max(2, self.epochs // 4)
         self.identity = _identity(learner, split, run.seed)
+        self.met = evaluate.popularity(split) > 0  # (N,)
+        known = self.met[split.dataset.item[split.valid]] & (split.valid >= 0)
+        self.asked = np.where(known, split.valid, -1)  # (U,)
 
     @property
     def finished(self) -> bool:
@@ -241,16 +244,13 @@ class _Run:
     def _validate(self) -> float | None:
         """Recall@20 on what each user did last but one, None when nobody did enough. Among items
         that training met: how it deals with others, this data cannot tell."""
-        data, valid = self.split.dataset, self.split.valid
-        met = evaluate.popularity(self.split) > 0  # (N,)
-        asked = np.where((valid >= 0) & met[data.item[valid]], valid, -1)
-        if not (asked >= 0).any():
+        if not (self.asked >= 0).any():
             return None
         ranks = evaluate.rank_by(
             self.learner.scorer(),
-            data,
-            asked,
-            among=met,
+            self.split.dataset,
+            self.asked,
+            among=self.met,
             limit=self.schedule.validation_users,
             seed=self.run.seed,
         )

@@ -24,7 +24,7 @@ from encoders import (
     softmax,
     train,
 )
-from encoders.dataset import Dataset
+from encoders.dataset import Dataset, Split
 from encoders.errors import TrainingFailed
 from encoders.progress import Run
 from encoders.retrievalformer import Config, RetrievalFormer, contents
@@ -52,9 +52,10 @@ def configured(**overrides: object) -> Config:
     return config
 
 
-def untrained(data: Dataset, **overrides: object) -> Learner:
+def untrained(data: Dataset | Split, **overrides: object) -> Learner:
+    split = data if isinstance(data, Split) else dataset.leave_one_out(data)
     with learning.seeded(RUN):
-        return Learner.untrained(configured(**overrides), dataset.leave_one_out(data), "cpu")
+        return Learner.untrained(configured(**overrides), split, "cpu")
 
 
 def trained(data: Dataset, **overrides: object) -> Learner:
@@ -169,8 +170,7 @@ def test_what_came_after_training_is_marked_and_what_nobody_chose_is_not() -> No
     data, split = world(), dataset.leave_one_out(world())
     unchosen = np.flatnonzero(evaluate.popularity(split) == 0)
     split = replace(split, later=unchosen[::2])
-    with learning.seeded(RUN):
-        encoder = Learner.untrained(configured(), split, "cpu").encoder
+    encoder = untrained(split).encoder
     place = encoder.towers.items.read - 1
     marks = vectors_of(encoder, list(data.items))[:, place]
     assert set(np.flatnonzero(marks)) == set(unchosen[::2])
@@ -197,8 +197,7 @@ def test_what_training_never_met_takes_no_part_in_validation() -> None:
     split = replace(split, later=np.flatnonzero(evaluate.popularity(split) == 0))
     curves: list[list[float | None]] = []
     for newcomers in (0, 50):
-        with learning.seeded(RUN):
-            learner = Learner.untrained(configured(newcomers=newcomers, epochs=2), split, "cpu")
+        learner = untrained(split, newcomers=newcomers, epochs=2)
         curves.append([epoch.recall for epoch in learning.learn(learner, split, RUN)])
         first = evaluate.rank_by(learner.scorer(), world(), split.test).unmasked.min()
         assert (first > 1) == (newcomers > 0)
@@ -365,8 +364,7 @@ def test_newcomers_are_favoured_by_so_many_logits_and_nobody_else() -> None:
     split = replace(split, later=np.flatnonzero(cold))
     scores: list[np.ndarray] = []
     for newcomers in (0.0, 2.0):
-        with learning.seeded(RUN):
-            learner = Learner.untrained(configured(newcomers=newcomers), split, "cpu")
+        learner = untrained(split, newcomers=newcomers)
         batch = batches.gather(data, batches.asked(data, data.starts[1:] - 1), history=8)
         scores.append(learner.scorer()(batch) * learner.network.inverse_temperature.item())
     assert 0 < cold.sum() < len(cold)
