@@ -14,6 +14,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from encoders.errors import DatasetInvalid
 from encoders.types import Feature, FloatArray, ItemRecord
 
 IntArray = NDArray[np.int64]
+Ties = Literal["shuffled", "listed"]  # events of one user at one time: in no order, or as listed
 
 LOGGED = 5  # unreadable values, of all that there are
 
@@ -149,6 +151,19 @@ def readable(dataset: Dataset) -> tuple[Dataset, int]:
         items=tuple(replace(item, features=features) for item, (_, features) in records),
         user_records=tuple(features for _, features in users),
     ), len(problems)
+
+
+def shuffle_ties(
+    dataset: Dataset, rng: np.random.Generator, *, among: NDArray[np.bool_] | None = None
+) -> Dataset:
+    """The same events, those of one user at one time in a random order: they have none, and sources
+    often list them by item id, which a model can learn. Where only those `among` (E,) may move, the
+    others keep their numbers."""
+    rows = np.arange(len(dataset.user)) if among is None else np.flatnonzero(among)
+    noise = rng.random(len(rows))
+    order = np.arange(len(dataset.user))
+    order[rows] = rows[np.lexsort((noise, dataset.occurred_at[rows], dataset.user[rows]))]
+    return replace(dataset, **{name: getattr(dataset, name)[order] for name in EVENT_ARRAYS})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,18 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders import breakdown, evaluate, protocols
+from encoders import breakdown, evaluate
 from encoders import dataset as datasets
 from encoders.breakdown import Part
-from encoders.dataset import Dataset, IntArray, Split
+from encoders.dataset import Dataset, IntArray, Split, Ties
 from encoders.evaluate import Interval, Ranks
-
-Ties = Literal["shuffled", "listed"]
 
 PROTOCOL = "leave-one-out"
 PARTED = "recall@20"  # the value that is broken down
@@ -43,7 +41,7 @@ class Question:
 
 def in_order(data: Dataset, ties: Ties, seed: int) -> Dataset:
     """Ties shuffled by the seed, or as the source lists them."""
-    return protocols.shuffle_ties(data, seed=seed) if ties == "shuffled" else data
+    return datasets.shuffle_ties(data, np.random.default_rng(seed)) if ties == "shuffled" else data
 
 
 def question(data: Dataset, facts: Mapping[str, object], ties: Ties, seed: int) -> Question:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from encoders import batches, checkpoints, evaluate, precision
 from encoders.batches import Batch
 from encoders.checkpoints import Checkpoint
-from encoders.dataset import Split
+from encoders.dataset import Dataset, Split, shuffle_ties
 from encoders.errors import NotEnoughData, TrainingFailed
 from encoders.progress import Epoch, Progress, Run
 
@@ -32,6 +32,7 @@ from encoders.progress import Epoch, Progress, Run
 EPOCHS, FEWEST_EPOCHS = 24, 4
 STEPS, FEWEST_STEPS = 6_000, 550
 REPORT_S = 0.5  # between two reports in the midst of an epoch
+TIES = 1  # of the random numbers of an epoch, those that order its ties
 
 
 class Schedule(Protocol):
@@ -203,14 +204,14 @@ class _Run:
     def _pass_over_data(self) -> tuple[float, float]:
         """Mean loss and targets per second."""
         rng = np.random.default_rng([self.run.seed, self.state.epoch + 1])
-        schedule = self.schedule
+        data, schedule = self._data(), self.schedule
         epoch = list(
             batches.plan(self.split, targets=schedule.targets, windows=self.windows, rng=rng)
         )
         total, seen, began, told = 0.0, 0, time.monotonic(), time.monotonic()
         self.network.train()
         for number, spans in enumerate(epoch):
-            batch = batches.gather(self.split.dataset, spans, history=schedule.history)
+            batch = batches.gather(data, spans, history=schedule.history)
             targets = int((batch.target >= 0).sum())
             total += self._step_at(batch, number / len(epoch), len(epoch)) * targets
             seen += targets
@@ -225,6 +226,13 @@ class _Run:
                 f"({schedule.learning_rate:g})"
             )
         return total / seen, seen / (time.monotonic() - began)
+
+    def _data(self) -> Dataset:
+        """This epoch's: events of one user at one time have no order, so each epoch draws one."""
+        if self.run.ties == "listed":
+            return self.split.dataset
+        rng = np.random.default_rng([self.run.seed, self.state.epoch + 1, TIES])
+        return shuffle_ties(self.split.dataset, rng, among=self.split.train)
 
     def _step_at(self, batch: Batch, done: float, steps: int) -> float:
         rate = _learning_rate(self.schedule, self.state.epoch + done, self.epochs, steps)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from encoders.dataset import Ties
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -48,3 +50,4 @@ class Run:
     device: str
     checkpoint: Path | None
     progress: Callable[[Progress], None]
+    ties: Ties = "shuffled"  # anew for each epoch

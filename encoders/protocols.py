@@ -32,14 +32,6 @@ class Protocol:
     cold: NDArray[np.integer]  # items without any training event by this protocol
 
 
-def shuffle_ties(data: Dataset, *, seed: int) -> Dataset:
-    """The same events, those of one user at one time in a random order: sources often list ties in
-    the order of item ids, which a model can learn."""
-    noise = np.random.default_rng(seed).random(len(data.user))
-    order = np.lexsort((noise, data.occurred_at, data.user))
-    return replace(data, **{name: getattr(data, name)[order] for name in EVENT_ARRAYS})
-
-
 def leave_one_out(data: Dataset) -> Protocol:
     """Each user's last event is asked for."""
     split = datasets.leave_one_out(data)

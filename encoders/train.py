@@ -16,7 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import cast
 
-from encoders import artifact, dataset, evaluate, families, protocols
+import numpy as np
+
+from encoders import artifact, dataset, evaluate, families
 from encoders.dataset import Dataset, Split
 from encoders.errors import TrainingFailed
 from encoders.families import StorableEncoder
@@ -48,7 +50,7 @@ def train(
     options = families.configure(family, config or {})
     families.require_device(device)
     _set_threads(threads)
-    data, unreadable = dataset.readable(protocols.shuffle_ties(data, seed=seed))
+    data, unreadable = dataset.readable(dataset.shuffle_ties(data, np.random.default_rng(seed)))
     split = dataset.leave_one_out(data)
     began = time.monotonic()
     trainer = _TRAINERS[family]

@@ -61,27 +61,6 @@ def test_the_event_that_validates_is_not_trained_on(data: Dataset) -> None:
     assert split.train.sum() == len(split.train) - len(valid)
 
 
-def test_ties_are_shuffled_and_nothing_else_moves() -> None:
-    data = dataset.arrange(
-        items=[ItemRecord(key=str(n), features={}) for n in range(8)],
-        item_features=[],
-        user_keys=["a", "b"],
-        user=[0] * 5 + [1] * 3,
-        item=[0, 1, 2, 3, 4, 5, 6, 7],
-        occurred_at=[1, 1, 1, 1, 2, 1, 1, 1],
-        value=np.arange(8.0),
-    )
-    orders = set[tuple[int, ...]]()
-    for seed in range(20):
-        shuffled = protocols.shuffle_ties(data, seed=seed)
-        items = shuffled.item.tolist()
-        assert sorted(items[:4]) == [0, 1, 2, 3]
-        assert (items[4], sorted(items[5:])) == (4, [5, 6, 7])
-        assert shuffled.value.tolist() == items, "the other columns go along"
-        orders.add(tuple(items))
-    assert len(orders) > 10
-
-
 def test_nobody_with_three_events_is_told() -> None:
     data = dataset.arrange(
         items=[ItemRecord(key="a", features={})],

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.recommenders import worlds
 from benchmarks.recommenders.models import MODELS, Outcome
 from encoders import checkpoints, evaluation, protocols
-from encoders.dataset import Dataset
+from encoders.dataset import Dataset, Ties
 from encoders.evaluate import Ranks
 from encoders.progress import Progress, Run
 from encoders.protocols import Protocol
@@ -42,7 +42,7 @@ class Asked:
     model: str
     protocol: str = "loo"
     seed: int = 0
-    ties: evaluation.Ties = "shuffled"
+    ties: Ties = "shuffled"
     more: Mapping[str, Any]
 
     @property
@@ -64,7 +64,13 @@ def do(asked: Asked, *, device: str) -> None:
         return
     protocol = _protocol(asked)
     checkpoint = worlds.KEPT / asked.data / "checkpoints" / f"{asked.protocol}-{asked.name}"
-    run = Run(seed=asked.seed, device=device, checkpoint=checkpoint, progress=_teller(asked))
+    run = Run(
+        seed=asked.seed,
+        device=device,
+        checkpoint=checkpoint,
+        progress=_teller(asked),
+        ties=asked.ties,
+    )
     began = time.monotonic()
     outcome = MODELS[asked.model].run(protocol, run, asked.more)
     seconds = time.monotonic() - began

@@ -1,8 +1,9 @@
 """Amazon-style data: `sequences.txt` ("user item item …", oldest first) and `items.jsonl[.gz]`.
 
 There are no times in it, so they are made: each user's first event lies at the start of 2000, each
-further one a second later, or as many days later as `time_gaps.txt` says, where that lies beside.
-The order within a user is real, times between users mean nothing.
+further one a second later. Where `time_gaps.txt` lies beside, it is as many days later as that
+says, and events of one day are at one time: what such files list by item id has no order that is
+known. Times between users mean nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _events(source: Source, gaps: Source | None, job: Job) -> Iterator[Interacti
     job.note(
         f"{source.file_name} has no times: they were made, from 2000-01-01 on, "
         + (f"with the days between events of {GAPS}." if gaps else "a second apart.")
-        + " Orders within a user are real, times between users are not."
+        + " Times between users mean nothing."
     )
     days: Mapping[str, Sequence[int]] = _gaps(gaps) if gaps else {}
     seen: set[str] = set()
@@ -82,7 +83,7 @@ def _sequence(
         gaps = ()
     at = START
     for position, item in enumerate(items):
-        at += timedelta(days=gaps[position] if gaps else 0, seconds=1)
+        at += timedelta(days=gaps[position]) if gaps else timedelta(seconds=1)
         try:
             yield Interaction(values.key(user), values.key(item), at, EVENT)
         except values.BadValue as cause:
