@@ -10,7 +10,8 @@ no item that was not there when they were trained, so none of them can keep an i
 
 Departures: padding is at the end, and positions are counted from the newest event back; a user
 without events is asked with a learned vector; norms come first in SASRec's layers too, since that
-trains more evenly; the rate falls by a cosine.
+trains more evenly; the rate falls by a cosine. Tables begin small, as in SASRec's code: an item
+that few have met then says little, and not something at random.
 
 Shapes: B users, L events, P targets, T real targets of a batch, N items, D width, M features.
 """
@@ -51,7 +52,7 @@ class Config:
 
     history: int = 200
     targets: int = 200
-    windows: int = 64
+    windows: int = 128
     learning_rate: float = 1e-3
     warm_up: float = 0.0
     weight_decay: float = 0.0
@@ -92,7 +93,7 @@ class SASRec(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         for table in (self.items, self.places):
-            nn.init.normal_(table.weight, std=config.width**-0.5)
+            nn.init.xavier_normal_(table.weight)
 
     def item_vectors(self) -> Tensor:
         """(N, D)"""
@@ -126,7 +127,7 @@ class TwoTower(nn.Module):
         self.items = nn.Embedding(items.rows, config.width)
         self.item_tower, self.user_tower = _mlp(config), _mlp(config)
         self.start = nn.Parameter(torch.zeros(config.width))
-        nn.init.normal_(self.items.weight, std=config.width**-0.5)
+        nn.init.xavier_normal_(self.items.weight)
 
     def item_vectors(self) -> Tensor:
         """(N, D)"""
