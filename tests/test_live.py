@@ -577,7 +577,7 @@ def test_an_idle_worker_costs_next_to_nothing(world: World, start: Start, broker
     world.insert(["a"])
     wait_clean(world, worker)
     before, began = worker.cpu_s(), time.monotonic()
-    time.sleep(6)  # the measure: processor time over real time
+    time.sleep(15)  # the measure: processor time over real time, with what comes now and then
     share = (worker.cpu_s() - before) / (time.monotonic() - began)
     print(f"idle leader: {100 * share:.1f} % of a core")
     assert share < 0.02  # 0.7 % where this was written
