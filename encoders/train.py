@@ -16,16 +16,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-
-from encoders import artifact, dataset, evaluate, families
-from encoders.dataset import Dataset, Split
+from encoders import artifact, dataset, evaluate, evaluation, families
+from encoders.dataset import Dataset, Split, Ties
 from encoders.errors import TrainingFailed
 from encoders.families import StorableEncoder
 from encoders.progress import Progress, Run
 from encoders.types import EncoderInfo
 
 EVALUATED_USERS = 10_000  # at most; drawn with the seed
+TIES: Ties = "shuffled"  # of what is trained on; `evaluation.question` asks in the same order
 
 
 def train(
@@ -50,14 +49,16 @@ def train(
     options = families.configure(family, config or {})
     families.require_device(device)
     _set_threads(threads)
-    data, unreadable = dataset.readable(dataset.shuffle_ties(data, np.random.default_rng(seed)))
+    data, unreadable = dataset.readable(evaluation.in_order(data, TIES, seed))
     split = dataset.leave_one_out(data)
     began = time.monotonic()
     trainer = _TRAINERS[family]
     encoder, learnt = trainer(
         options,
         split,
-        Run(seed=seed, device=device, checkpoint=checkpoint, progress=progress or _silent),
+        Run(
+            seed=seed, device=device, checkpoint=checkpoint, progress=progress or _silent, ties=TIES
+        ),
     )
     seconds = time.monotonic() - began
     info = artifact.save(
@@ -121,7 +122,7 @@ def _facts(split: Split, seed: int) -> dict[str, object]:
         "training_events": int(split.train.sum()),
         "dataset": data.fingerprint,
         "seed": seed,
-        "ties": "shuffled",
+        "ties": TIES,
         "versions": {
             "python": platform.python_version(),
             **{
