@@ -43,7 +43,7 @@ class Config:
     readout: str = "last"  # the user is read at the "last" event, or at an appended "cls"
     context: str = "sum"  # an event is the "sum" of item and context, or their "fusion"
     content_width: int = 64  # of the part that says what items are, not learned; 0: without
-    code_width: int = 32  # of the part by which items had before are known again; 0: without
+    code_width: int = 0  # of the part by which items had before are known again; 0: without
     gated: bool = True  # LiGR layers instead of plain ones
     positions: str = "distance"  # forgetting by "distance", or "learned" places from the end
     text_as: str = "none"  # of the fusion's tokens: "words", "frozen" (by a text model), "both"
