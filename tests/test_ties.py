@@ -83,7 +83,7 @@ class Watched(Learner):
 
 def watched(data: Dataset, ties: Ties) -> Watched:
     split = dataset.leave_one_out(data)
-    config = Config(width=8, epochs=12, patience=12, windows=50, code_width=4, content_width=0)
+    config = Config(width=8, epochs=12, patience=12, windows=50, content_width=0)
     learner = Watched(Learner.untrained(config, split, "cpu").encoder, split)
     run = Run(seed=0, device="cpu", checkpoint=None, progress=lambda _: None, ties=ties)
     learning.learn(learner, split, run)

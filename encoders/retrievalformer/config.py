@@ -16,7 +16,7 @@ _BOUNDS = {
     **dict.fromkeys(("epochs", "patience", "windows", "exact_items"), (0, 1_000_000_000)),
     **dict.fromkeys(("dropout", "noise", "profile_noise", "identity_noise"), (0, 0.9)),
     **dict.fromkeys(("temperature", "learning_rate"), (1e-6, 10)),
-    **dict.fromkeys(("content_width", "code_width"), (0, 4_096)),
+    "content_width": (0, 4_096),
     "warm_up": (0, 1),
     "newcomers": (-100, 100),
 }
@@ -43,7 +43,6 @@ class Config:
     readout: str = "last"  # the user is read at the "last" event, or at an appended "cls"
     context: str = "sum"  # an event is the "sum" of item and context, or their "fusion"
     content_width: int = 64  # of the part that says what items are, not learned; 0: without
-    code_width: int = 0  # of the part by which items had before are known again; 0: without
     gated: bool = True  # LiGR layers instead of plain ones
     positions: str = "distance"  # forgetting by "distance", or "learned" places from the end
     text_as: str = "none"  # of the fusion's tokens: "words", "frozen" (by a text model), "both"
@@ -100,7 +99,6 @@ PAPER: Mapping[str, object] = {
     "readout": "cls",
     "context": "fusion",
     "content_width": 0,
-    "code_width": 0,
     "gated": False,
     "text_as": "words",
     "exact_items": 0,

@@ -1,7 +1,7 @@
-"""The item tower: what is learned of an item, beside what it is and what it is known again by.
+"""The item tower: what is learned of an item, beside what it is.
 
-Shapes: N items, M tokens of one, D width of what is learned, K of contents, R of codes,
-I = D + K, or D + K + 1 + R + 1 with rows of items' own.
+Shapes: N items, M tokens of one, D width of what is learned, K of contents,
+I = D + K, or D + K + 2 with rows of items' own.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ from torch.nn import functional as F
 
 from encoders.fusion import AttentionFusion, Entities, FeatureTokens
 
-NEW = 0.1  # the mark of a new item; 0 for others
+NEW = 0.1  # the mark of a new item; 0 for others, whose rest it is
 NEWCOMER, ROWLESS = -1, -2  # instead of a row: came after training, or was there without
-CODE = 0.5  # the length of a code, beside a vector of length one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Of an item's vector beside what features say: widths of contents (K) and codes (R), either 0
-    for without; `known` items have a row of their own."""
+    """Of an item's vector beside what features say: the width of contents (K), 0 for without;
+    `known` items have a row of their own."""
 
     contents: int
-    codes: int
     known: int
 
 
@@ -59,53 +57,23 @@ class ItemTower(nn.Module):
         return self.fusion(*self.tokens(items))
 
 
-class Codes(nn.Module):
-    """What an item that training met is known again by; other items have none."""
-
-    def __init__(self, parts: Parts) -> None:
-        super().__init__()
-        self.rows = nn.Embedding(max(1, parts.known), parts.codes)
-
-    def forward(self, identity: Tensor) -> Tensor:
-        """(N,) -> (N, R), of length CODE, or 0."""
-        rows = F.normalize(self.rows(identity.clamp(min=0)), dim=-1)
-        return CODE * rows * (identity >= 0)[:, None]
-
-
 class OwnRows(ItemTower):
-    """Items that training met have a vector of their own, and a code; a mark is on those that came
-    later. unit([y, mark, code, rest]): what tells items apart is of one length for all, by a rest
-    that no query asks for, so that nobody's y is shorter for it."""
+    """Items that training met have a vector of their own; a mark is on those that came later.
+    unit([y, mark, rest]): vectors are of one length by a rest that no query asks for, so that
+    nobody's y is shorter for its mark."""
 
     own_rows = True
+    scale = 1 / math.hypot(1, NEW)
 
     def __init__(self, tokens: FeatureTokens, fusion: AttentionFusion, parts: Parts) -> None:
         super().__init__(tokens, fusion, parts)
         self.read = self.dimension + 1
-        self.dimension += 1 + parts.codes + 1
+        self.dimension += 2
         self.own = nn.Embedding(max(1, parts.known), tokens.width)
-        self.codes = Codes(parts) if parts.codes else None
-        self.told = CODE if parts.codes else NEW  # the length of mark, code and rest
-        self.scale = 1 / math.hypot(1, self.told)
 
     def forward(self, items: Entities) -> Tensor:
-        parts = [super().forward(items), self._mark(items.identity)]
-        if self.codes is not None:
-            parts.append(self.codes(items.identity))
-        parts.append(self._rest(items.identity))
-        return self.scale * torch.cat(parts, dim=1)
-
-    def _mark(self, identity: Tensor) -> Tensor:
-        """(N, 1)"""
-        return NEW * (identity == NEWCOMER)[:, None]
-
-    def _rest(self, identity: Tensor) -> Tensor:
-        """(N, 1)"""
-        rest = torch.full_like(identity, self.told, dtype=torch.float32)
-        if self.codes is not None:
-            rest.masked_fill_(identity >= 0, 0.0)
-        rest.masked_fill_(identity == NEWCOMER, (self.told**2 - NEW**2) ** 0.5)
-        return rest[:, None]
+        new = (items.identity == NEWCOMER)[:, None]  # (N, 1)
+        return self.scale * torch.cat([super().forward(items), NEW * new, NEW * ~new], dim=1)
 
 
 class SumTower(OwnRows):

@@ -17,9 +17,6 @@ The configuration `paper` is that, `full` the default. Where `full` departs, it 
   attention and mapped, and with what the transformer expects of the next one's contents
   (`users.ContentHead`). What is not learned of an item cannot be learnt by heart: it holds for new
   items as for old ones.
-- code_width: y = unit([y, r]), where r is a code of the item's own, and the query has the sum of
-  the history's codes, times a learned strength (`users.Repeats`). It pushes away what was had,
-  where people want something else, and nothing that is near it. The transformer reads no codes.
 - text_as="none": texts are read by contents only. As tokens they named each training item, so that
   fusion knew all of these without their own vectors, and no new one.
 - newcomers: items that came after training are marked in their vectors, and queries raise their
@@ -56,7 +53,7 @@ What the paper leaves open, and was chosen for both:
   profiles also whole. In a world where profiles say all, histories were else not learnt at all.
 
 Shapes: B users, L history events, P targets, N items, D width,
-K of contents, R of codes, I of an item's vector, T real targets of a batch.
+K of contents, I of an item's vector, T real targets of a batch.
 """
 
 from __future__ import annotations
@@ -118,11 +115,9 @@ class Towers(nn.Module):
         )
         parts = items.Parts(
             contents=fitted.contents.dimension if fitted.contents else 0,
-            codes=config.code_width if fitted.keys else 0,
             known=len(fitted.keys),
         )
         self.items = items.build(config.identity, item_tokens, users.fusion_of(config), parts)
-        self.codes = slice(self.items.read, self.items.read + parts.codes)  # of a vector
         sizes = users.Sizes(
             events=len(fitted.event_names),
             value=fitted.values.width if fitted.values else 1,
@@ -130,7 +125,6 @@ class Towers(nn.Module):
             contents=parts.contents,
         )
         self.users = users.build(config, profile_tokens, sizes)
-        self.repeats = users.Repeats() if parts.codes else None
         self.sharpness = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
 
     @property
@@ -142,17 +136,13 @@ class Towers(nn.Module):
     def queries(self, history: History, profiles: Entities, *, newcomers: float) -> Tensor:
         """(B, P, I): the dot product with an item's vector is its score, by the temperature too
         low; that of new items is higher by `newcomers` logits than the score itself."""
-        vectors = history.vectors / self.items.scale
-        codes = vectors[..., self.codes]  # (B, L, R)
-        history = replace(history, vectors=vectors[..., : self.items.read])
-        queries = self.users(history, profiles)  # (B, P, D + K)
+        vectors = history.vectors[..., : self.items.read] / self.items.scale
+        queries = self.users(replace(history, vectors=vectors), profiles)  # (B, P, D + K)
         if not self.items.own_rows:
             return queries
         bonus = newcomers / (items.NEW * self.items.scale * self.inverse_temperature)
-        parts = [queries, bonus.expand_as(queries[..., :1])]
-        if self.repeats is not None:
-            parts.append(self.repeats(history, codes))
-        return F.pad(torch.cat(parts, dim=-1), (0, 1))  # the rest is not asked for
+        queries = torch.cat([queries, bonus.expand_as(queries[..., :1])], dim=-1)
+        return F.pad(queries, (0, 1))  # the rest is not asked for
 
     def loss(self, batch: Batch, catalogue: Entities, profiles: Entities, share: Tensor) -> Tensor:
         """Mean cross-entropy of the batch's targets among all items that have events, or among a

@@ -5,7 +5,7 @@ so that one pass answers for every prefix. `cls`, the paper's: [z_1 ... z_L, SEP
 last three appended once per target.
 
 Shapes: B users, L history events, P targets, T tokens, E events together, D width,
-I of an item's vector without its code, K of contents, R of codes, V of a scaled value, H heads.
+I of an item's vector as it is read, K of contents, V of a scaled value, H heads.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ QUIET = 0.1  # spread of what context adds to an event before it has learnt anyt
 class History:
     """Events as tensors, padded at the end; what is missing of an event is -1 or NaN."""
 
-    vectors: Tensor  # (B, L, I) or (B, L, I + R): as the item tower makes them
+    vectors: Tensor  # (B, L, I); whole, as the item tower makes them, until `Towers.queries`
     event: Tensor  # (B, L)
     value: Tensor  # (B, L, V), scaled
     gap: Tensor  # (B, L)
@@ -166,23 +166,6 @@ class ContentHead(nn.Module):
         means = (weights * (back >= 0)) @ contents  # of nothing, where nothing came before
         had = F.normalize(self.map(means), dim=-1) * self.gate(outputs).exp()
         return had + self.expected(outputs)
-
-
-class Repeats(nn.Module):
-    """What was had is pushed away, or asked for again where people come back: the sum of its codes,
-    which forgets with distance. Items that are near each other learn codes that differ, so it hits
-    them alone, which a vector that ranks all items cannot do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slope = _slope()
-        self.strength = nn.Parameter(torch.zeros(()))
-
-    def forward(self, history: History, codes: Tensor) -> Tensor:
-        """(B, P, R) from the codes (B, L, R) of the history."""
-        back = _back(history)
-        weights = (-F.softplus(self.slope) * back.clamp(min=0)).exp() * (back >= 0)  # (B, P, L)
-        return self.strength * (weights @ codes)
 
 
 class UserTower(nn.Module):
