@@ -5,9 +5,8 @@ Shapes: B users, L history events, N items, I of an item's vector.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -18,22 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from encoders import content, features, text
 from encoders.batches import Batch, gap_buckets
-from encoders.errors import ArtifactDamaged, EncodeFailed, TrainingFailed
-from encoders.features import Scale
+from encoders.errors import ArtifactDamaged, EncodeFailed
 from encoders.fusion import Entities, entities
-from encoders.retrievalformer import contents
+from encoders.retrievalformer import fitting
 from encoders.retrievalformer.config import CONFIGS, Config
+from encoders.retrievalformer.fitting import Fitted
 from encoders.retrievalformer.items import NEWCOMER, ROWLESS
-from encoders.retrievalformer.model import Fitted, Towers
-from encoders.retrievalformer.present import Present
+from encoders.retrievalformer.model import Towers
 from encoders.retrievalformer.users import History, history_of
-from encoders.text import FrozenText
 from encoders.types import (
     EncodedItems,
     Feature,
-    FloatArray,
     HistoryItem,
     HistoryNeeds,
     ItemRecord,
@@ -42,10 +37,11 @@ from encoders.types import (
     VectorSpec,
 )
 
-__all__ = ["CONFIGS", "FAMILY", "VECTOR", "Config", "RetrievalFormer", "build", "read"]
+__all__ = ["CONFIGS", "FAMILY", "VECTOR", "Config", "RetrievalFormer", "read"]
 
 FAMILY = "retrievalformer"
 VECTOR = "retrievalformer"
+WEIGHTS = "model.safetensors"
 CHUNK = 1_024  # items or users that go through a tower together
 
 
@@ -56,14 +52,12 @@ class RetrievalFormer:
     similar_vector = VECTOR
     payload_fields: tuple[str, ...] = ()
 
-    def __init__(
-        self, *, config: Config, fitted: Fitted, frozen: FrozenText | None, device: str
-    ) -> None:
+    def __init__(self, config: Config, fitted: Fitted, device: str = "cpu") -> None:
+        """Untrained: weights come from torch's generator, which is to be seeded before."""
         self.config = config
         self.fitted = fitted
-        self.frozen = frozen
         self.device = torch.device(device)
-        self.towers = Towers(config, fitted, frozen.dimension if frozen else None)
+        self.towers = Towers(config, fitted)
         self.towers.to(self.device).eval()
         self.vectors = (VectorSpec(name=VECTOR, dimension=self.dimension),)
         self.item_features = fitted.pipelines.items.features
@@ -109,7 +103,7 @@ class RetrievalFormer:
         own = self._identity([one.key for one in records])
         contents = self.fitted.contents.encode(records) if self.fitted.contents else None
         return entities(
-            columns, pipeline, self.frozen, self.device, identity=own, contents=contents
+            columns, pipeline, self.fitted.frozen, self.device, identity=own, contents=contents
         )
 
     def _identity(self, keys: Sequence[str]) -> NDArray[np.int64]:
@@ -124,27 +118,12 @@ class RetrievalFormer:
     def user_entities(self, records: Sequence[Mapping[str, object]]) -> Entities:
         pipeline = self.fitted.pipelines.users
         columns = pipeline.read([("the user", record) for record in records])
-        return entities(columns, pipeline, self.frozen, self.device)
+        return entities(columns, pipeline, self.fitted.frozen, self.device)
 
     def write(self, folder: Path) -> None:
-        values = self.fitted.values
-        stored = {
-            "features": features.to_json(self.fitted.pipelines),
-            "keys": list(self.fitted.keys),
-            "event_names": list(self.fitted.event_names),
-            "values": values.to_json() if values else None,
-            "text_width": self.frozen.dimension if self.frozen else None,
-        }
-        (folder / "vocabularies.json").write_text(json.dumps(stored), encoding="ascii")
+        self.fitted.write(folder)
         state = {name: weight.cpu() for name, weight in self.towers.state_dict().items()}
-        cast(Any, safetensors.torch).save_file(state, folder / "model.safetensors")
-        if self.frozen is not None:
-            (folder / "text").mkdir()
-            self.frozen.write(folder / "text")
-        if self.fitted.contents is not None:
-            self.fitted.contents.write(folder / "contents")
-        if self.fitted.present is not None:
-            self.fitted.present.write(folder)
+        cast(Any, safetensors.torch).save_file(state, folder / WEIGHTS)
 
     def _histories(self, states: Sequence[UserState]) -> History:
         """The newest events whose item has a usable vector, padded to the longest."""
@@ -179,64 +158,6 @@ class RetrievalFormer:
         return history_of(batch, torch.as_tensor(vectors, device=self.device), self.fitted.values)
 
 
-def build(
-    config: Config,
-    *,
-    items: Sequence[ItemRecord],
-    counts: Sequence[int],
-    later: Collection[str] = (),
-    item_features: Sequence[Feature],
-    users: Sequence[Mapping[str, object]],
-    user_features: Sequence[Feature],
-    event_names: Sequence[str],
-    values: FloatArray,
-    device: str = "cpu",
-) -> RetrievalFormer:
-    """Untrained towers with everything fitted that is not learnt: to items that have events, so
-    many each, since what only others say is never trained, and better taken for unknown. Keys in
-    `later` are of items that come after training. `values` are the events'. Weights come from
-    torch's generator: seed it before."""
-    if not item_features:
-        raise TrainingFailed("retrievalformer needs at least one item feature; name some")
-    met = [(item, count) for item, count in zip(items, counts, strict=True) if count > 0]
-    records = [(f"item {item.key!r}", item.features) for item, _ in met]
-    user_records = [(f"user number {row}", record) for row, record in enumerate(users)]
-    item_features = features.said(item_features, records) or item_features
-    user_features = features.said(user_features, user_records)
-    pipelines = features.fit(
-        item_features,
-        records,
-        user_features,
-        user_records,
-        known=config.vocabulary,
-        buckets=config.buckets,
-        words=config.reads_words,
-    )
-    texts = any(f.kind == "text" for f in (*item_features, *user_features))
-    frozen = text.load(config.text_model, device=device) if texts and config.reads_frozen else None
-    known = values[np.isfinite(values)]
-    own_rows = config.identity != "none"
-    fitted = Fitted(
-        pipelines=pipelines,
-        keys=_most_frequent(met, config.vocabulary) if own_rows else (),
-        present=Present.of(item.key for item in items if item.key not in later)
-        if own_rows
-        else None,
-        event_names=tuple(event_names) if len(event_names) > 1 else (),
-        values=features.fit_scale(known) if len(known) else None,
-        contents=contents.fit(
-            content.Config(text_model=config.text_model),
-            [item for item, _ in met],
-            item_features,
-            axes=config.content_width,
-            device=device,
-        )
-        if config.content_width
-        else None,
-    )
-    return RetrievalFormer(config=config, fitted=fitted, frozen=frozen, device=device)
-
-
 def read(
     folder: Path,
     *,
@@ -246,32 +167,20 @@ def read(
     device: str,
 ) -> RetrievalFormer:
     """The encoder that `write` put there. Raises ArtifactDamaged when the weights do not fit."""
-    stored = json.loads((folder / "vocabularies.json").read_text(encoding="ascii"))
-    fitted = Fitted(
-        pipelines=features.from_json(stored["features"], item_features, user_features),
-        keys=tuple(stored["keys"]),
-        present=Present.read(folder) if config.identity != "none" else None,
-        event_names=tuple(stored["event_names"]),
-        values=Scale.from_json(stored["values"]) if stored["values"] else None,
-        contents=contents.read(folder / "contents", features=item_features, device=device)
-        if config.content_width
-        else None,
+    fitted = fitting.read(
+        folder,
+        config=config,
+        item_features=item_features,
+        user_features=user_features,
+        device=device,
     )
-    width = stored["text_width"]
-    frozen = text.read(folder / "text", dimension=width, device=device) if width else None
-    encoder = RetrievalFormer(config=config, fitted=fitted, frozen=frozen, device=device)
-    state = cast(Any, safetensors.torch).load_file(folder / "model.safetensors", device=device)
+    encoder = RetrievalFormer(config, fitted, device)
+    state = cast(Any, safetensors.torch).load_file(folder / WEIGHTS, device=device)
     try:
         encoder.towers.load_state_dict(state, strict=True)
     except RuntimeError as cause:
         raise ArtifactDamaged(f"{folder}: its weights are of another shape: {cause}") from cause
     return encoder
-
-
-def _most_frequent(met: Sequence[tuple[ItemRecord, int]], limit: int) -> tuple[str, ...]:
-    """By falling count, then by key: the order of the items must not show."""
-    ordered = sorted((-count, item.key) for item, count in met)
-    return tuple(key for _, key in ordered[:limit])
 
 
 def _usable(event: HistoryItem, width: int) -> bool:

@@ -81,6 +81,11 @@ class Config:
             raise TrainingFailed('positions "learned" need readout "last": a window has one end')
 
     @property
+    def own_rows(self) -> bool:
+        """Items that training met have a vector of their own."""
+        return self.identity != "none"
+
+    @property
     def reads_words(self) -> bool:
         """The fusion has a token for the words of a text."""
         return self.text_as in ("words", "both")

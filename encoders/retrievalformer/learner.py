@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encoders import retrievalformer
 from encoders.batches import Batch
 from encoders.dataset import Split
 from encoders.evaluate import popularity
 from encoders.fusion import Entities
-from encoders.retrievalformer import CHUNK, FAMILY, RetrievalFormer
+from encoders.retrievalformer import CHUNK, FAMILY, RetrievalFormer, fitting
 from encoders.retrievalformer.config import Config
 from encoders.retrievalformer.users import history_of
 from encoders.types import FloatArray
@@ -38,7 +37,7 @@ class Learner:
     def untrained(cls, config: Config, split: Split, device: str) -> Learner:
         """Weights come from torch's generator: seed it before."""
         data = split.dataset
-        encoder = retrievalformer.build(
+        fitted = fitting.fit(
             config,
             items=data.items,
             counts=popularity(split).astype(np.int64).tolist(),
@@ -50,7 +49,7 @@ class Learner:
             values=data.value[split.train],
             device=device,
         )
-        return cls(encoder, split)
+        return cls(RetrievalFormer(config, fitted, device), split)
 
     def loss(self, batch: Batch) -> Tensor:
         return self.network.loss(batch, self._catalogue, self.profiles_of(batch), self._share)

@@ -59,7 +59,7 @@ K of contents, I of an item's vector, T real targets of a batch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -68,32 +68,17 @@ from torch.nn import functional as F
 
 from encoders import softmax
 from encoders.batches import Batch
-from encoders.features import Pipelines, Scale
 from encoders.fusion import Entities, FeatureTokens, SharedTables
 from encoders.retrievalformer import items, users
 from encoders.retrievalformer.config import Config
-from encoders.retrievalformer.contents import Contents
-from encoders.retrievalformer.present import Present
+from encoders.retrievalformer.fitting import Fitted
 from encoders.retrievalformer.users import History, history_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """All that is fitted before training: features of both sides, what an event can say, and what
-    items are."""
-
-    pipelines: Pipelines
-    keys: tuple[str, ...]  # of items with a vector of their own, the most frequent first
-    present: Present | None  # all items that training knew of; None without vectors of their own
-    event_names: tuple[str, ...]  # () when all events are of one kind
-    values: Scale | None  # None when events carry no value
-    contents: Contents | None  # None without a part of vectors for it
 
 
 class Towers(nn.Module):
     """Both towers on shared tables. Computes its own loss."""
 
-    def __init__(self, config: Config, fitted: Fitted, text_width: int | None) -> None:
+    def __init__(self, config: Config, fitted: Fitted) -> None:
         super().__init__()
         self.config = config
         self.fitted = fitted
@@ -106,7 +91,7 @@ class Towers(nn.Module):
                 noise=config.noise,
                 hidden=hidden,
                 words=config.reads_words,
-                text_width=text_width,
+                text_width=fitted.frozen.dimension if fitted.frozen else None,
             )
             for side, hidden in (
                 (fitted.pipelines.items, 0.0),
