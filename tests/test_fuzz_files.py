@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
-from test_importing import ml_100k, ml_csv, ml_dat
+from importing.files import ml_100k, ml_csv, ml_dat
 from worlds import genre_world
 
 from encoders import artifact, train
