@@ -167,7 +167,10 @@ def _outdated(rows: Sequence[Row]) -> str:
         then = one["options"]
         other = [name for name in (*today, *then) if today.get(name) != then.get(name)]
         if other:
-            said = ", ".join(f"{name} {then.get(name)}" for name in dict.fromkeys(other))
+            said = ", ".join(
+                f"{name} {then.get(name)}" + ("" if name in today else ", an option that is gone")
+                for name in dict.fromkeys(other)
+            )
             lines.append(f"- `{row.name}` was made when defaults were others: {said}.")
     return "\n".join([*lines, ""]) if lines else ""
 
