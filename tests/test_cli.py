@@ -104,6 +104,8 @@ def test_an_interrupted_command_ends_quietly_with_130(shop: Twinspan) -> None:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell that runs the tests in the background has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert process.stderr is not None
     assert b"Retire index 1" in process.stderr.read(20)
