@@ -33,7 +33,6 @@ class ItemTower(nn.Module):
     is learned, for items with and without a row of their own. The first `read` of `dimension`
     entries are what a transformer reads."""
 
-    own_rows = False
     scale = 1.0
 
     def __init__(self, tokens: FeatureTokens, fusion: AttentionFusion, parts: Parts) -> None:
@@ -62,7 +61,6 @@ class OwnRows(ItemTower):
     unit([y, mark, rest]): vectors are of one length by a rest that no query asks for, so that
     nobody's y is shorter for its mark."""
 
-    own_rows = True
     scale = 1 / math.hypot(1, NEW)
 
     def __init__(self, tokens: FeatureTokens, fusion: AttentionFusion, parts: Parts) -> None:

@@ -123,7 +123,7 @@ class Towers(nn.Module):
         low; that of new items is higher by `newcomers` logits than the score itself."""
         vectors = history.vectors[..., : self.items.read] / self.items.scale
         queries = self.users(replace(history, vectors=vectors), profiles)  # (B, P, D + K)
-        if not self.items.own_rows:
+        if not self.config.own_rows:
             return queries
         bonus = newcomers / (items.NEW * self.items.scale * self.inverse_temperature)
         queries = torch.cat([queries, bonus.expand_as(queries[..., :1])], dim=-1)

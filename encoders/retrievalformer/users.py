@@ -154,12 +154,13 @@ class ContentHead(nn.Module):
         for silent in (self.query, self.gate, self.expected):
             nn.init.zeros_(silent.weight)
             nn.init.zeros_(silent.bias)
-        self.slope = _slope()
+        self.slope = nn.Parameter(torch.tensor(math.log(math.expm1(math.log(2) / HALF_LIFE))))
 
     def forward(self, outputs: Tensor, events: Tensor, history: History) -> Tensor:
         """(B, P, K): what was had, as long as the gate says, and what is expected."""
         contents = F.normalize(history.vectors[..., self.part], dim=-1)  # (B, L, K)
-        back = _back(history)
+        places = torch.arange(contents.shape[1], device=contents.device)
+        back = history.seen[..., None] - 1 - places  # (B, P, L); below 0 for what comes later
         scores = self.query(outputs) @ self.key(events).transpose(1, 2) * self.width**-0.5
         scores = scores - F.softplus(self.slope) * back
         weights = scores.masked_fill(back < 0, torch.finfo(scores.dtype).min).softmax(dim=-1)
@@ -291,17 +292,6 @@ def history_of(batch: Batch, vectors: Tensor, values: Scale | None) -> History:
         length=length,
         seen=seen,
     )
-
-
-def _slope() -> nn.Parameter:
-    """Of a straight line, by softplus: what is HALF_LIFE events back counts half."""
-    return nn.Parameter(torch.tensor(math.log(math.expm1(math.log(2) / HALF_LIFE))))
-
-
-def _back(history: History) -> Tensor:
-    """(B, P, L): events between each event and the target; below 0 for what comes later."""
-    places = torch.arange(history.gap.shape[1], device=history.gap.device)
-    return history.seen[..., None] - 1 - places
 
 
 def _layer(config: Config) -> Layer:
