@@ -19,9 +19,10 @@ import hostile
 import httpx
 import pytest
 import typer
+from api.conftest import served  # noqa: F401 - a fixture
 from conftest import Databases
 from hypothesis import given
-from test_http import Served, served  # noqa: F401 - a fixture
+from served import Served
 
 from indexer import catalog, database, reindex, sync
 from indexer.catalog import spec

@@ -1,6 +1,6 @@
 """What the Qdrant adapter says over the wire, and what it makes of a server that is not well.
 
-The contract is held against a real server in test_stores; here a socket plays the sick ones."""
+The contract is held against a real server in tests/stores; here a socket plays the sick ones."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from proof import seams
 from proof.baton import Process
 from proof.oracle import POISON, Change, Row
-from proof.world import KEYS, World
+from proof.parts import KEYS
+from proof.world import World
 
 WRITES = ("write_if_newer", "delete_if_newer", "bury_if_newer", "set_payload_if_newer")
 

@@ -38,7 +38,7 @@ from indexer import database, schema  # noqa: E402
 from indexer.embedded import postgres  # noqa: E402
 from indexer.stores.edge import EdgeStore  # noqa: E402
 from indexer.stores.qdrant import QdrantStore  # noqa: E402
-from proof import baton, mutants  # noqa: E402
+from proof import baton, mutants, mutation  # noqa: E402
 from proof.machine import Proof  # noqa: E402
 from proof.world import World  # noqa: E402
 
@@ -112,7 +112,7 @@ def prove(task: tuple[str, Round]) -> dict[str, Any]:
     with world_of(server_url, one.store, one.seed) as world, _counting(seen):
         chosen = [mutant for mutant in mutants.MUTANTS if mutant.name == one.mutant]
         edits = [edit for mutant in chosen for edit in (*mutant.without, *mutant.edits)]
-        with mutants.applied(*edits), world.instrumented():
+        with mutation.applied(*edits), world.instrumented():
             try:
                 machine = type("Proof", (Proof,), {"world": world, "seen": seen})
                 run(machine, examples=one.examples, seed=one.seed, shortest=not one.mutant)

@@ -8,7 +8,8 @@ from contextlib import suppress
 from indexer import indexes
 from indexer.errors import IndexStateError
 from proof.oracle import POISON, Change, Row
-from proof.world import LEASE_S, World
+from proof.parts import LEASE_S
+from proof.world import World
 
 RED, BLUE = Row(title="red"), Row(title="blue")
 NEW_YEAR = Row(title="red", year=1999)

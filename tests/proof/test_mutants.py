@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from proof import mutants, scenarios
-from proof.mutants import Mutant
+from proof.mutation import Mutant
 from proof.world import World
 
 

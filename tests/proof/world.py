@@ -1,4 +1,4 @@
-"""Everything that a history happens to: users, workers, the ledger, a store, and the oracle.
+"""What can happen to users, workers, the ledger and the store.
 
 The verbs here are what the machine does at random and what the scenarios of the mutants do in a
 given order. All of them run the real code; `settle` lets everything come to rest, `check` compares
@@ -7,50 +7,21 @@ every index with the oracle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from typing import Any
-from unittest import mock
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-import numpy as np
-import psycopg
-import sqlalchemy as sa
-from hashing import HashingEncoder, info
+from hashing import info
 
-from indexer import (
-    catalog,
-    changes,
-    collection,
-    database,
-    entries,
-    indexes,
-    reindex,
-    rollout,
-    sync,
-    tidying,
-    verify,
-)
-from indexer.catalog import spec
+from indexer import changes, database, indexes, reindex, rollout, sync, tidying, verify
 from indexer.errors import DatabaseError, IndexStateError, StoreError
 from indexer.indexes import Index
-from indexer.settings import Settings
-from indexer.stores import KEY_FIELD, StoredPoint
-from indexer.stores.edge import EdgeStore
-from indexer.stores.qdrant import QdrantStore
-from indexer.towers import Towers
-from proof import baton, seams
+from proof import agreement, baton
 from proof.baton import Process
-from proof.clock import Clock
-from proof.oracle import Change, Oracle
-from proof.users import CATALOG, CREATE, User
+from proof.oracle import Change
+from proof.parts import ALIAS, LEASE_S, SALTS, Parts
+from proof.users import User
 
-ALIAS = "films"
-KEYS = ("a", "b", "c")
-SALTS = {"one": "", "two": "other ", "three": "third "}  # encoders, and what tells them apart
-LEASE_S, STORE_TIMEOUT_S = 3_600, 600  # real time never matters
 MOST_INDEXES = 3  # that are not retired
-FILL_KEYS = 1  # keys of one backfill transaction
 
 FORGET_EVERYTHING = """
     WITH rows AS (DELETE FROM public.films), changed AS (DELETE FROM indexer.changes),
@@ -63,66 +34,8 @@ FORGET_EVERYTHING = """
 EXPECTED = (DatabaseError, StoreError, IndexStateError)  # what processes may end with
 
 
-class World:
-    """One database and one store, used by one history after another."""
-
-    def __init__(self, url: str, folder: Path, store: EdgeStore | QdrantStore) -> None:
-        self.engine = database.engine(url)
-        self.store = seams.GatedStore(store, volatile=isinstance(store, EdgeStore))
-        self.clock = Clock()
-        self.settings = Settings.model_validate(
-            {
-                "data_dir": folder,
-                "database_url": url,
-                "lease_s": LEASE_S,
-                "store_timeout_s": STORE_TIMEOUT_S,
-                "batch_s": 60,
-                "max_attempts": 2,
-                "backoff_s": 0,
-                "gate_wait_s": 0,
-                "gate_samples": 10,
-            }
-        )
-        self.towers = Towers(self.settings)
-        for name, salt in SALTS.items():
-            self.towers.add(name, HashingEncoder(salt=salt))
-        with psycopg.connect(url) as connection:
-            connection.execute(CREATE)
-        self.users = [User(connection=psycopg.connect(url)) for _ in range(2)]
-        catalog.attach(self.engine, spec.parse(CATALOG, name="films"))
-        self.oracle = Oracle()
-        self.processes: dict[str, Process] = {}
-        self.meddled = False
-
-    def close(self) -> None:
-        self.stop()
-        for user in self.users:
-            user.connection.close()
-        self.engine.dispose()
-
-    @contextmanager
-    def instrumented(self) -> Iterator[None]:
-        """The seams are open, time stands under control, backfills have small chunks."""
-        with ExitStack() as stack:
-            stack.enter_context(seams.installed(self.engine))
-            stack.enter_context(mock.patch.object(entries, "time", self.clock))
-            stack.enter_context(mock.patch.object(entries, "DEATHS_TO_QUARANTINE", 10_000))
-            stack.enter_context(mock.patch.object(sync, "OUTAGE_PAUSE_S", LEASE_S / 20))
-            stack.enter_context(mock.patch.object(reindex, "FILL_KEYS", FILL_KEYS))
-            yield
-
-    # -- a new history ----------------------------------------------------------------------
-
-    def stop(self) -> None:
-        """No process is left, no transaction open, no request under way."""
-        for process in self.processes.values():
-            process.kill()
-        self.processes.clear()
-        for user in self.users:
-            user.rollback()
-        self.store.lose_unflushed()
-        self.store.late.clear()
-        self.store.refusals = 0
+class World(Parts):
+    """One history at a time; `reset` begins the next."""
 
     def reset(self) -> None:
         """No row, no change, one live index without a point."""
@@ -143,26 +56,6 @@ class World:
         self.store.point_alias(ALIAS, kept.collection)
         with database.begin(self.engine) as connection:
             indexes.make_live(connection, kept.id, ALIAS)
-
-    def _forget(self, index: Index) -> None:
-        if self.store.aliases().get(ALIAS) == index.collection:
-            self.store.drop_alias(ALIAS)
-        self.sql("UPDATE indexer.indexes SET state = 'retired' WHERE id = :id", id=index.id)
-        collection.remove(self.engine, self.store, index)  # pyright: ignore[reportArgumentType]
-
-    def _empty(self, index: Index, *keys: str) -> None:
-        """None of these points is left (no keys: none at all), not even a tombstone: with the
-        engine's own verbs."""
-        self.store.apply()
-        ids = [index.ref.point_id(key) for key in keys or KEYS]
-        real: Any = self.store.real
-        if isinstance(real, EdgeStore):
-            import qdrant_edge
-
-            real._shard(index.collection).update(qdrant_edge.UpdateOperation.delete_points(ids), [])
-        else:
-            with real._server.calling() as client:
-                client.delete(index.collection, ids)
 
     # -- users ------------------------------------------------------------------------------
 
@@ -210,22 +103,19 @@ class World:
 
     def reindex(self, encoder_id: str) -> Index:
         """A new index, filled from the catalog, but not drained."""
-        index = self._begin(encoder_id)
+        index = self.begin(encoder_id)
         for _ in reindex.fill(self.engine, index):
             pass
         return index
 
-    def _begin(self, encoder_id: str) -> Index:
+    def begin(self, encoder_id: str) -> Index:
+        """A new index that nothing is filled into yet."""
         return reindex.start_with(
             self.engine,
             self.store,  # pyright: ignore[reportArgumentType]
             catalog_name="films",
             encoder=info(encoder_id),
         )
-
-    def begin(self, encoder_id: str) -> Index:
-        """A new index that nothing is filled into yet."""
-        return self._begin(encoder_id)
 
     def fill(self, name: str, index: Index) -> Process:
         return self._start(name, lambda: list(reindex.fill(self.engine, index)))
@@ -294,6 +184,8 @@ class World:
         }
         self._start(name, works[what])
 
+    # -- one process after another ------------------------------------------------------------
+
     def _start(self, name: str, work: Callable[[], object]) -> Process:
         assert name not in self.processes, name
         process = self.processes[name] = Process(name, work)
@@ -329,6 +221,8 @@ class World:
                 process.outcome, (*EXPECTED, baton.Killed)
             ):
                 raise process.outcome
+
+    # -- accidents, and time ------------------------------------------------------------------
 
     def lease_runs_out(self, process: Process, *, noticed: bool) -> None:
         """Its batch has been in its hands for longer than the lease; `noticed`: by its own clock,
@@ -424,82 +318,10 @@ class World:
 
     def check(self) -> None:
         """Every index that is building, live or standby equals the oracle; so does its ledger."""
-        for index in indexes.active(self.engine):
-            self.check_index(index)
-        self.check_alias()
+        agreement.check(self)
 
     def check_index(self, index: Index) -> None:
-        ledger = {row.item_key: row for row in self._ledger(index)}
-        points = self._points(index)
-        for key in sorted({*self.oracle.rows, *ledger, *points}):
-            problem = self._problem(index, ledger.get(key), points.get(key), key)
-            assert problem is None, f"index {index.id} ({index.state}), item {key!r}: {problem}"
-
-    def check_alias(self) -> None:
-        """The alias names the live index, and its collection exists."""
-        self.check_alias_of_the_store()
-        named, live = self.store.aliases()[ALIAS], indexes.live(self.engine, ALIAS)
-        assert named == live.collection, f"the alias names {named!r}, live is {live.collection!r}"
+        agreement.check_index(self, index)
 
     def check_alias_of_the_store(self) -> None:
-        """Queries are answered at any time: the alias names a collection that exists."""
-        named = self.store.aliases().get(ALIAS)
-        assert named in self.collections(), f"the alias names {named!r}, which does not exist"
-
-    def _problem(
-        self, index: Index, entry: sa.Row[Any] | None, point: StoredPoint | None, key: str
-    ) -> str | None:
-        row = self.oracle.rows.get(key)
-        if row is None:
-            if point is not None:
-                return f"a ghost: no such row, but the point {point.payload}"
-            return None if entry is None else _wrong_tombstone(entry)
-        if entry is None:
-            return "the ledger does not know it"
-        if row.poisonous:
-            return None if entry.quarantined else "poison that is not quarantined"
-        if entry.quarantined or entry.wanted != entry.written:
-            return f"not clean: {entry}"
-        if point is None:
-            return f"missing in the store; the ledger says {entry}"
-        if not entry.present or entry.content_hash != row.content_hash:
-            return f"the ledger is wrong: {entry}"
-        if entry.payload_hash != row.payload_hash:
-            return f"the ledger has another payload: {entry}"
-        shown = {name: value for name, value in point.payload.items() if name[0] != "_"}
-        if shown != row.payload or point.payload[KEY_FIELD] != key:
-            return f"stale payload: {point.payload} instead of {row.payload}"
-        if point.payload.get("_content") != row.content_hash.hex():
-            return f"the point was made of other features: {point.payload}"
-        if int(str(point.payload["_fence"])) > entry.fence:
-            return f"the point has a later fence than the ledger: {point.payload}, {entry}"
-        expected = self.oracle.vector(row, SALTS[index.encoder_id])
-        if expected is None or not np.allclose(point.vectors["hashing"], expected, atol=1e-5):
-            return f"stale vector under the payload {point.payload}"
-        return None
-
-    def _ledger(self, index: Index) -> Sequence[sa.Row[Any]]:
-        with database.begin(self.engine) as connection:
-            return connection.execute(
-                sa.text("SELECT * FROM indexer.entries WHERE index_id = :id"), {"id": index.id}
-            ).all()
-
-    def _points(self, index: Index) -> dict[str, StoredPoint]:
-        pages = self.store.scroll(index.ref, vectors=["hashing"])
-        return {point.key: point for page in pages for point in page}
-
-    def collections(self) -> list[str]:
-        return self.store.collections()
-
-    def sql(self, statement: str, **parameters: object) -> None:
-        with database.begin(self.engine) as connection:
-            connection.execute(sa.text(statement), parameters)
-
-
-def _wrong_tombstone(entry: sa.Row[Any]) -> str | None:
-    if entry.present or entry.wanted != entry.written or entry.quarantined:
-        return f"a deleted item that the ledger is not done with: {entry}"
-    return None
-
-
-__all__ = ["ALIAS", "KEYS", "LEASE_S", "World", "baton"]
+        agreement.check_alias_of_the_store(self)
