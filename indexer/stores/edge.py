@@ -39,7 +39,7 @@ from indexer.stores import (
     policy,
 )
 from indexer.stores.edge_shard import Shard
-from indexer.stores.paths import checked_name
+from indexer.stores.paths import COLLECTION_NAME, checked_name
 
 T = TypeVar("T")
 
@@ -300,7 +300,8 @@ class EdgeStore:
 
     def _exists(self, name: str) -> bool:
         return name in self._shards or (
-            "/" not in name and (self._collections / name / edge_shard.DESCRIPTION).exists()
+            COLLECTION_NAME.fullmatch(name) is not None
+            and (self._collections / name / edge_shard.DESCRIPTION).exists()
         )
 
     def _refuse_closed(self) -> None:

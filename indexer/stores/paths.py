@@ -8,6 +8,7 @@ from indexer.errors import StoreRejected
 
 PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 COLLECTION_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+NO_NAME = re.compile(r'\.{0,2}|.*[<>:"/\\|?*\x00-\x1f].*|.{256,}', re.DOTALL)  # Qdrant's own rule
 
 
 def json_path(field: str) -> str:
@@ -34,3 +35,8 @@ def checked_name(name: str) -> str:
             "1 to 200 letters, digits, dots, hyphens and underscores, no leading dot."
         )
     return name
+
+
+def can_exist(name: str) -> bool:
+    """Whether a collection or an alias may have that name, whoever made it."""
+    return not NO_NAME.fullmatch(name)

@@ -40,7 +40,7 @@ from indexer.stores import (
     qdrant_search,
     qdrant_server,
 )
-from indexer.stores.paths import checked_name
+from indexer.stores.paths import can_exist, checked_name
 from indexer.stores.qdrant_server import Server
 
 BATCH_ITEMS = 512
@@ -342,6 +342,8 @@ class QdrantStore:
                 client.update_collection(name, metadata=qdrant_collections.metadata(merged))
 
     def _info(self, name: str) -> models.CollectionInfo:
+        if not can_exist(name):  # the server would refuse the request, not miss the name
+            raise CollectionMissing(f"{self.name} has no collection {name!r}.")
         with self._server.calling() as client:
             return client.get_collection(name)
 
