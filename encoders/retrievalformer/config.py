@@ -109,7 +109,9 @@ PAPER: Mapping[str, object] = {
     "exact_items": 0,
     "uniform_items": 512,
     "targets": 25,
+    "windows": 20,  # times 25: its batch of 512
     "learning_rate": 1e-3,
+    "epochs": 12,
     "patience": 10,
 }
 
