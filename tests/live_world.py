@@ -22,6 +22,13 @@ ENCODER_ID = "hashing-for-tests"
 ENCODERS = {ENCODER_ID: "", "hashing-anew": "anew"}  # id -> salt; whoever loads `faults` knows them
 
 
+class HashingTowers:
+    """The encoder of the tests, for whatever index."""
+
+    def get(self, encoder_id: str, uri: str) -> Tower:
+        return Tower(ENCODER_ID, HashingEncoder())
+
+
 @dataclass(kw_only=True)
 class World:
     """A catalog with `id` and `title`, and one index of it, built by the encoder for tests."""

@@ -14,11 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def until(true: Callable[[], object], *, seconds: float = 30) -> None:
+def until(true: Callable[[], object], what: str = "it is true", *, seconds: float = 30) -> None:
     """Returns as soon as it is true; fails the test when that takes longer."""
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, f"not true within {seconds} s"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.02)
 
 

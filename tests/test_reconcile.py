@@ -13,8 +13,7 @@ import live_world
 import psycopg
 import pytest
 import sqlalchemy as sa
-from hashing import HashingEncoder
-from live_world import ENCODER_ID, World
+from live_world import ENCODER_ID, HashingTowers, World
 
 from indexer import catalog, collection, database, entries, indexes, reconcile, sync, verify
 from indexer.errors import StoreAhead
@@ -23,14 +22,8 @@ from indexer.settings import Settings
 from indexer.stores import Point, VectorStore
 from indexer.stores.edge import EdgeStore
 from indexer.stores.qdrant import QdrantStore
-from indexer.towers import Tower
 
 FILMS = [f"m{n}" for n in range(30)]
-
-
-class _Towers:
-    def get(self, encoder_id: str, uri: str) -> Tower:
-        return Tower(ENCODER_ID, HashingEncoder())
 
 
 @pytest.fixture(params=["edge", "memory"])
@@ -54,7 +47,7 @@ def world(engine: sa.Engine, store: VectorStore) -> World:
 
 def drain(world: World, fences: Fences | None = None) -> sync.Report:
     settings = Settings.model_validate({"data_dir": "/nonexistent"})
-    return sync.drain(world.engine, world.store, _Towers(), settings, fences=fences)  # type: ignore[arg-type]
+    return sync.drain(world.engine, world.store, HashingTowers(), settings, fences=fences)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 from gate_world import Judged, check
+from processes import until
 from worlds import genre_world
 
 from encoders import artifact, content
@@ -22,13 +22,6 @@ from indexer.settings import Settings
 from indexer.stores.edge import EdgeStore
 
 WAIT_S = 20.0
-
-
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not done():
-        assert time.monotonic() < deadline, "it never came to pass"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def history(mutant: Mutant) -> Callable[[World], None]:
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_proof_fails_with_this_mutant_and_passes_without(world: World, mutant: Mutant) -> None:
     if not isinstance(world.store.real, mutant.stores):
-        return
+        pytest.skip("it breaks the other store")
     with mutant.whole(), world.instrumented():
         world.reset()
         history(mutant)(world)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import psycopg
 import pytest
 import sqlalchemy as sa
-from live_world import World
+from live_world import HashingTowers, World
 
 from indexer import catalog, changes, indexes, ledger, schema, sync
 from indexer.catalog import spec
 from indexer.errors import DatabaseError
 from indexer.settings import Settings
-from roles.world import HashingTowers, run
+from roles.world import run
 
 FORBIDDEN = (
     "SELECT * FROM private.secrets",

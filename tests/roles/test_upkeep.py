@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import live_world
 import numpy as np
+import processes
 import pytest
 import sqlalchemy as sa
 from celery import Celery
-from live_world import ENCODER_ID, World
+from live_world import ENCODER_ID, HashingTowers, World
 
 from indexer import (
     catalog,
@@ -30,7 +30,7 @@ from indexer.settings import Settings
 from indexer.stores import Point, VectorStore
 from indexer.towers import Towers
 from indexer.verify import records
-from roles.world import HashingTowers, spec_like
+from roles.world import spec_like
 from workers import upkeep, watch
 from workers.app import make_app
 from workers.bell import Bell
@@ -78,7 +78,7 @@ def test_a_round_of_upkeep_needs_no_more_rights_than_a_workers_role_has(
     later = _promoted_half_way(world)
     watcher.start()
     try:
-        _until(lambda: later.id in bell.rung, "the watcher rang")
+        processes.until(lambda: later.id in bell.rung, "the watcher rang")
         sync.drain(worker, world.store, HashingTowers(), settings)  # type: ignore[arg-type]
         for index in (world.index, later):
             _make_old_records(each_engine, index)
@@ -87,10 +87,12 @@ def test_a_round_of_upkeep_needs_no_more_rights_than_a_workers_role_has(
         ghost = Point(key="ghost", vectors={"hashing": np.ones(16, np.float32)}, payload={})
         world.store.write_if_newer(later.ref, [ghost], fence=high, mode="upsert")
         keeping.start()
-        _until(lambda: entries.last_fence(worker) >= high, "the fences were raised")
-        _until(lambda: _state(worker, world.index.id) == "retired", "the standby was retired")
+        processes.until(lambda: entries.last_fence(worker) >= high, "the fences were raised")
+        processes.until(
+            lambda: _state(worker, world.index.id) == "retired", "the standby was retired"
+        )
         sync.drain(worker, world.store, HashingTowers(), settings)  # type: ignore[arg-type]
-        _until(lambda: _finds_nothing(worker, later), "a round found nothing")
+        processes.until(lambda: _finds_nothing(worker, later), "a round found nothing")
     finally:
         keeping.stop()
         watcher.stop()
@@ -106,13 +108,6 @@ def test_a_round_of_upkeep_needs_no_more_rights_than_a_workers_role_has(
     ]
     assert shadow_reads.summary(worker, later.id) is None
     assert not standing.look(worker).unrouted
-
-
-def _until(done: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not done():
-        assert time.monotonic() < deadline, f"it never came to pass that {what}"
-        time.sleep(0.02)
 
 
 def _state(engine: sa.Engine, index_id: int) -> str:

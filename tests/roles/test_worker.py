@@ -7,13 +7,13 @@ from collections.abc import Callable
 import live_world
 import pytest
 import sqlalchemy as sa
-from live_world import ENCODER_ID, World
+from live_world import ENCODER_ID, HashingTowers, World
 
 from indexer import catalog, changes, database, entries, indexes, ledger, schema, sync, verify
 from indexer.catalog import spec
 from indexer.errors import DatabaseError
 from indexer.settings import Settings
-from roles.world import HashingTowers, spec_like
+from roles.world import spec_like
 from workers import leading, watch
 
 

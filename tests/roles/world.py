@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import live_world
 import sqlalchemy as sa
-from hashing import HashingEncoder
 from live_world import ENCODER_ID, World
 
 from indexer import catalog, collection, indexes
 from indexer.stores import CollectionSpec
-from indexer.towers import Tower
 
 
 def run(engine: sa.Engine, *statements: str) -> None:
     with engine.begin() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement.replace("%", "%%"))
-
-
-class HashingTowers:
-    """The encoder of the tests, for whatever index."""
-
-    def get(self, encoder_id: str, uri: str) -> Tower:
-        return Tower(ENCODER_ID, HashingEncoder())
 
 
 def spec_like(world: World, index: indexes.Index) -> CollectionSpec:
