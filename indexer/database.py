@@ -47,6 +47,16 @@ def engine(url: str, *, pool_size: int = 5) -> sa.Engine:
 
 
 @contextmanager
+def opened(url: str) -> Generator[sa.Engine]:
+    """As `engine`; its connections are closed at the end."""
+    made = engine(url)
+    try:
+        yield made
+    finally:
+        made.dispose()
+
+
+@contextmanager
 def begin(engine: sa.Engine) -> Generator[sa.Connection]:
     """A transaction: committed at the end, rolled back on any error, errors translated."""
     with translated(engine), engine.begin() as connection:

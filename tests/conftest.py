@@ -192,14 +192,6 @@ def _fresh(databases: Databases) -> Iterator[str]:
         databases.drop(url)
 
 
-def _engine(url: str) -> Iterator[sa.Engine]:
-    engine = database.engine(url)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-
-
 @pytest.fixture
 def database_url(postgres_url: str, databases: Callable[[str], Databases]) -> Iterator[str]:
     """A fresh, migrated database."""
@@ -217,13 +209,15 @@ def each_database_url(
 @pytest.fixture
 def engine(database_url: str) -> Iterator[sa.Engine]:
     """Connections to a fresh, migrated database."""
-    yield from _engine(database_url)
+    with database.opened(database_url) as opened:
+        yield opened
 
 
 @pytest.fixture
 def each_engine(each_database_url: str) -> Iterator[sa.Engine]:
     """Connections to a fresh, migrated database on each version of PostgreSQL in turn."""
-    yield from _engine(each_database_url)
+    with database.opened(each_database_url) as opened:
+        yield opened
 
 
 @pytest.fixture

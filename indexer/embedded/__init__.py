@@ -79,7 +79,7 @@ def opened(settings: Settings) -> Generator[Services]:
     is brought up to it, yours is only checked. Closed in reverse order."""
     with ExitStack() as closing:
         url = closing.enter_context(owned_database_url(settings))
-        engine = closing.enter_context(_engine(url))
+        engine = closing.enter_context(database.opened(url))
         if settings.database_url is None:
             schema.migrate(engine)
         else:
@@ -147,15 +147,6 @@ def said_at_start(settings: Settings) -> list[str]:
         f"comfortable up to about {COMFORTABLE_ITEMS:,} items and one machine; beyond, set "
         + ", ".join(variables[part] for part in inside),
     ]
-
-
-@contextmanager
-def _engine(url: str) -> Generator[sa.Engine]:
-    engine = database.engine(url)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
 
 
 def _join(folder: Path, closing: ExitStack) -> str | None:

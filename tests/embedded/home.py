@@ -12,9 +12,8 @@ from pathlib import Path
 import films
 import httpx
 import processes
-import sqlalchemy as sa
 
-from indexer import database, embedded
+from indexer import embedded
 from indexer.embedded import UpServer
 from indexer.settings import Settings
 
@@ -111,15 +110,6 @@ class Up:
     def similar(self, key: str) -> list[str]:
         response = self.client.post("/similar", json={"key": key, "k": 5})
         return [hit["key"] for hit in response.json().get("hits", [])]
-
-
-@contextmanager
-def connected(url: str) -> Iterator[sa.Engine]:
-    engine = database.engine(url)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
 
 
 def _drained(process: subprocess.Popen[str]) -> list[str]:

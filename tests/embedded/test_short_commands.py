@@ -9,14 +9,14 @@ import processes
 import pytest
 import sqlalchemy as sa
 
-from embedded.home import SHORT_COMMAND, Home, connected
+from embedded.home import SHORT_COMMAND, Home
 from indexer import catalog, database, embedded
 from indexer.embedded import postgres
 from indexer.errors import DatabaseUnavailable
 
 
 def test_a_short_command_starts_the_database_and_stops_it(home: Home) -> None:
-    with embedded.database_url(home.settings) as url, connected(url) as engine:
+    with embedded.database_url(home.settings) as url, database.opened(url) as engine:
         with database.begin(engine) as connection:
             assert connection.scalar(sa.text("SELECT 1")) == 1
         assert postgres.holder(home.postgres) == f"process {os.getpid()}"
@@ -57,7 +57,7 @@ def test_short_commands_that_start_together_share_one_database(home: Home) -> No
     everybody = threading.Barrier(3, timeout=60)
 
     def command() -> None:
-        with embedded.database_url(home.settings) as url, connected(url) as engine:
+        with embedded.database_url(home.settings) as url, database.opened(url) as engine:
             urls.append(url)
             everybody.wait()
             with database.begin(engine) as connection:

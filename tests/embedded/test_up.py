@@ -12,8 +12,8 @@ import films
 import processes
 import pytest
 
-from embedded.home import SHORT_COMMAND, Home, connected
-from indexer import catalog, embedded
+from embedded.home import SHORT_COMMAND, Home
+from indexer import catalog, database, embedded
 from indexer.catalog import spec
 from indexer.embedded import postgres
 from indexer.errors import EmbeddedError
@@ -49,7 +49,7 @@ def test_a_row_is_found_moments_after_its_commit_and_sigterm_stops_everything(ho
             assert variable in up.said[1]
         url = postgres.find(home.postgres)
         assert url is not None
-        with connected(url) as engine:
+        with database.opened(url) as engine:
             catalog.attach(engine, spec.BUILTIN)
             films.insert(engine, films.rows())
             up.build(home)
@@ -73,7 +73,7 @@ def test_kill_9_leaves_no_postgres_and_a_restart_has_data_and_index(home: Home) 
     with home.up() as up:
         url = postgres.find(home.postgres)
         assert url is not None
-        with connected(url) as engine:
+        with database.opened(url) as engine:
             catalog.attach(engine, spec.BUILTIN)
             films.insert(engine, films.rows())
             up.build(home)
@@ -95,7 +95,7 @@ def test_a_postgres_that_dies_is_an_outage_and_comes_back(home: Home) -> None:
     with home.up() as up:
         url = postgres.find(home.postgres)
         assert url is not None
-        with connected(url) as engine:
+        with database.opened(url) as engine:
             catalog.attach(engine, spec.BUILTIN)
             films.insert(engine, films.rows())
             up.build(home)
@@ -103,7 +103,7 @@ def test_a_postgres_that_dies_is_an_outage_and_comes_back(home: Home) -> None:
         assert state is not None
         os.kill(state.pid, signal.SIGKILL)
         processes.until(lambda: postgres.find(home.postgres))
-        with connected(url) as engine:  # the same address
+        with database.opened(url) as engine:  # the same address
             films.insert(engine, {"after": {"genres": ["Western"], "year": 1970}})
         processes.until(lambda: up.similar("after"))
         processes.until(lambda: up.client.get("/health").status_code == 200)
@@ -163,7 +163,7 @@ def test_with_a_database_of_ones_own_no_postgres_is_started(home: Home, database
         assert "TWINSPAN_DATABASE_URL" not in up.said[1]
         assert not home.postgres.exists()
         assert not processes.postgres_below(home.folder)
-        with connected(database_url) as engine:
+        with database.opened(database_url) as engine:
             catalog.attach(engine, spec.BUILTIN)
             films.insert(engine, films.rows())
             up.build(home)

@@ -54,15 +54,12 @@ def keys_of(batch: Batch | None) -> list[str]:
     return [] if batch is None else [one.key for one in batch.claims]
 
 
-def written(batch: Batch, *, content: bytes = b"c") -> list[Written]:
-    return [
-        Written(claim=one, present=True, content_hash=content, payload_hash=b"p")
+def ack(engine: sa.Engine, batch: Batch) -> int:
+    written = [
+        Written(claim=one, present=True, content_hash=b"c", payload_hash=b"p")
         for one in batch.claims
     ]
-
-
-def ack(engine: sa.Engine, batch: Batch) -> int:
-    return entries.ack_if_held(engine, batch, written(batch), read_at=datetime.now(UTC))
+    return entries.ack_if_held(engine, batch, written, read_at=datetime.now(UTC))
 
 
 def fail(engine: sa.Engine, batch: Batch, *, max_attempts: int = 2) -> int:

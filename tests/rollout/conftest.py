@@ -1,4 +1,4 @@
-"""A catalog whose indexes are promoted and taken back, on each store or on one."""
+"""A catalog whose indexes are built, promoted and taken back, on each store or on one."""
 
 from __future__ import annotations
 

@@ -17,20 +17,8 @@ from indexer import entries, history, indexes, plan, reindex
 from indexer.errors import CollectionMismatch, IndexStateError, StoreUnavailable, UsageError
 from indexer.indexes import Index
 from indexer.settings import Settings
-from indexer.stores import Collection, CollectionSpec, Point, VectorStore
-from indexer.stores.edge import EdgeStore
+from indexer.stores import Collection, CollectionSpec, Point
 from indexer.stores.qdrant import QdrantStore
-
-
-@pytest.fixture
-def world(engine: sa.Engine, store: VectorStore, settings: Settings) -> World:
-    return rollout_world.make(engine, store, settings)
-
-
-@pytest.fixture
-def edge_world(engine: sa.Engine, edge_store: EdgeStore, settings: Settings) -> World:
-    return rollout_world.make(engine, edge_store, settings)
-
 
 # -- started, interrupted, resumed ----------------------------------------------------------------
 
