@@ -127,7 +127,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> tuple[list[Round], li
             shop.insert(engine, 0, options.items)
             while changes.route(engine, limit=100_000):  # no index yet: the first round is as all
                 pass
-            encoder = shop.train(engine, folder / "encoders")
+            encoder = shop.train(engine, folder / "encoders", config=shop.TITLES_AS_WORDS)
             towers = Towers(settings)
             towers.get(encoder.id, encoder.uri)  # loaded once per process, not per backlog
             for number in range(2 * options.rounds):

@@ -125,7 +125,7 @@ def _prepare(engine: sa.Engine, store: VectorStore, folder: Path, *, queue: str)
     """ITEMS items indexed and live."""
     catalog.attach(engine, spec.BUILTIN)
     shop.insert(engine, 0, ITEMS)
-    encoder = shop.train(engine, folder / "encoders")
+    encoder = shop.train(engine, folder / "encoders", config=shop.TITLES_AS_WORDS)
     index = shop.build(engine, store, encoder, queue=queue)
     settings = Settings(data_dir=folder / "prepare")
     towers = Towers(settings)

@@ -2,7 +2,8 @@
 
     python -m benchmarks.bench_growth [--items 10000 100000 1000000] [--queries 200] [--json FILE]
 
-Clustered 64-d vectors in Qdrant Edge after `optimize()`, top 20, one thread, one query at a time.
+Clustered vectors, as wide as the default tower's, in Qdrant Edge after `optimize()`, top 20, one
+thread, one query at a time; a user is encoded by that tower.
 Scoring every item is the product of the user's vector with the matrix of all items and the choice
 of the best, which is what the paper's factor of 288 at ten million items is against. Ten million
 items do not fit here: the figures for them follow the growth measured over the sizes that do.
@@ -31,7 +32,7 @@ from indexer.embedded import postgres
 from indexer.stores import Collection, CollectionSpec, Point, Search
 from indexer.stores.edge import EdgeStore
 
-DIMENSION, CLUSTERS, TOP, HISTORY = 64, 1_000, 20, 50
+CLUSTERS, TOP, HISTORY = 1_000, 20, 50
 BATCH = 5_000
 BEYOND = 10_000_000
 PAPER = 288
@@ -53,11 +54,15 @@ def main() -> int:
     torch.set_num_threads(1)
     rng = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory(prefix="twinspan-bench-") as folder:
-        encode_ms = _encode_ms(Path(folder), options.queries)
-        found = [_measure(Path(folder), n, options.queries, rng) for n in options.items]
-    _print(found, encode_ms)
+        encoder = _tower(Path(folder))
+        width = _width(encoder)
+        state = _state(encoder, width)
+        encode_ms = _median_ms([lambda: encoder.encode_users([state])] * options.queries)
+        found = [_measure(Path(folder), n, width, options.queries, rng) for n in options.items]
+    _print(found, encode_ms, width)
     if options.json:
-        report = {"encode_ms": encode_ms, "sizes": [asdict(one) for one in found]}
+        sizes = [asdict(one) for one in found]
+        report = {"encode_ms": encode_ms, "width": width, "sizes": sizes}
         options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return 0
 
@@ -71,35 +76,39 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _encode_ms(folder: Path, queries: int) -> float:
-    """Of one user with a full history, by a tower with its defaults."""
+def _tower(folder: Path) -> Encoder:
+    """With its defaults, trained for speed only."""
     with postgres.start(folder / "postgres", fsync=False) as server:
         engine = database.engine(server.url)
         try:
             schema.migrate(engine)
             catalog.attach(engine, spec.BUILTIN)
             shop.insert(engine, 0, shop.TRAINING_ITEMS)
-            encoder = artifact.load(shop.train(engine, folder / "encoders").uri)
+            return artifact.load(shop.train(engine, folder / "encoders").uri)
         finally:
             engine.dispose()
-    state = _state(encoder)
-    return _median_ms([lambda: encoder.encode_users([state])] * queries)
 
 
-def _state(encoder: Encoder) -> UserState:
-    vectors = np.random.default_rng(0).normal(size=(HISTORY, DIMENSION)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+def _width(encoder: Encoder) -> int:
+    """Of its items' vectors."""
+    [vector] = encoder.vectors
+    assert vector.dimension is not None, f"{vector.name} is sparse"
+    return vector.dimension
+
+
+def _state(encoder: Encoder, width: int) -> UserState:
+    """A user with a full history."""
+    vectors = _normal(np.random.default_rng(0).normal(size=(HISTORY, width)))
     [name] = encoder.history.vectors
     history = [HistoryItem(key=str(n), vectors={name: one}) for n, one in enumerate(vectors)]
     return UserState(features={"age": 30}, history=history)
 
 
-def _measure(folder: Path, items: int, queries: int, rng: np.random.Generator) -> Figures:
+def _measure(
+    folder: Path, items: int, width: int, queries: int, rng: np.random.Generator
+) -> Figures:
     _say(f"{items:,} items")
-    centres = rng.normal(size=(CLUSTERS, DIMENSION))
-    vectors = _normal(
-        centres[rng.integers(CLUSTERS, size=items)] + 0.5 * rng.normal(size=(items, DIMENSION))
-    )
+    vectors = _clustered(items, width, rng)
     near = vectors[rng.integers(items, size=queries)]
     asked = _normal(near + 0.05 * rng.normal(size=near.shape))
     matrix, users = torch.as_tensor(vectors), torch.as_tensor(asked)
@@ -125,11 +134,21 @@ def _measure(folder: Path, items: int, queries: int, rng: np.random.Generator) -
     )
 
 
+def _clustered(items: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """(N, D), of length one."""
+    centres = rng.normal(size=(CLUSTERS, width))
+    vectors = np.empty((items, width), dtype=np.float32)
+    for start in range(0, items, BATCH):
+        own = centres[rng.integers(CLUSTERS, size=min(BATCH, items - start))]
+        vectors[start : start + BATCH] = _normal(own + 0.5 * rng.normal(size=own.shape))
+    return vectors
+
+
 def _fill(store: EdgeStore, vectors: np.ndarray) -> None:
     store.ensure_collection(
         CollectionSpec(
             collection=COLLECTION,
-            vectors=(VectorSpec(name="item", dimension=DIMENSION),),
+            vectors=(VectorSpec(name="item", dimension=vectors.shape[1]),),
             fields={},
             metadata={},
         )
@@ -173,9 +192,9 @@ def _beyond(found: Sequence[Figures]) -> Figures:
     )
 
 
-def _print(found: Sequence[Figures], encode_ms: float) -> None:
+def _print(found: Sequence[Figures], encode_ms: float, width: int) -> None:
     print(
-        f"Qdrant Edge, {DIMENSION} numbers an item in {CLUSTERS:,} clusters, top {TOP}, one "
+        f"Qdrant Edge, {width} numbers an item in {CLUSTERS:,} clusters, top {TOP}, one "
         f"thread, medians. Encoding a user with {HISTORY} events takes {encode_ms:.2f} ms.\n"
     )
     print("| items | every item | index | recall@20 | ratio | ratio with encoding |")

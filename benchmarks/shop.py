@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,12 @@ WORDS = tuple(f"word{n}" for n in range(5_000))
 TRAINING_ITEMS, TRAINING_USERS, EVENTS_EACH = 2_000, 400, 20
 TABLE = ("public", "items")
 COLUMNS = ("id", "title", "attributes")
+
+AS_USERS_HAVE_IT: Mapping[str, object] = {}  # the defaults: a text model reads the titles
+TITLES_AS_WORDS: Mapping[str, object] = {
+    "text_as": "words",
+    "content_width": 0,
+}  # needs no text model
 
 
 def rows(first: int, count: int, seed: int = 0) -> Iterator[tuple[str, str, str]]:
@@ -45,7 +51,13 @@ def insert(engine: sa.Engine, first: int, count: int) -> None:
         bulk.copy_rows(connection, TABLE, COLUMNS, rows(first, count))
 
 
-def train(engine: sa.Engine, root: Path, *, family: str = "retrievalformer") -> EncoderInfo:
+def train(
+    engine: sa.Engine,
+    root: Path,
+    *,
+    family: str = "retrievalformer",
+    config: Mapping[str, object] = AS_USERS_HAVE_IT,
+) -> EncoderInfo:
     """A tower over the built-in catalog's features, trained for one epoch on random events: its
     weights hardly matter for its speed."""
     attached = catalog.get(engine, spec.BUILTIN.name)
@@ -62,9 +74,8 @@ def train(engine: sa.Engine, root: Path, *, family: str = "retrievalformer") -> 
         item=rng.integers(len(found), size=count),
         occurred_at=1_600_000_000_000_000 + np.arange(count) * 60_000_000,
     )
-    words: dict[str, object] = {"epochs": 1, "text_as": "words", "content_width": 0}
-    config = {} if family == "content" else words
-    return training.train(family, events, str(root), config=config)
+    epochs = {} if family == "content" else {"epochs": 1}
+    return training.train(family, events, str(root), config={**epochs, **config})
 
 
 def build(engine: sa.Engine, store: VectorStore, encoder: EncoderInfo, *, queue: str) -> Index:
