@@ -121,7 +121,7 @@ def seeded(run: Run, epoch: int = 0) -> Generator[None]:
     devices = [] if run.device == "cpu" else [torch.device(run.device)]
     anything = cast(Any, torch)
     with anything.random.fork_rng(devices=devices):
-        anything.manual_seed(int(np.random.default_rng([run.seed, epoch]).integers(2**62)))
+        anything.manual_seed(int(_rng(run, epoch).integers(2**62)))
         yield
 
 
@@ -203,7 +203,7 @@ class _Run:
 
     def _pass_over_data(self) -> tuple[float, float]:
         """Mean loss and targets per second."""
-        rng = np.random.default_rng([self.run.seed, self.state.epoch + 1])
+        rng = _rng(self.run, self.state.epoch + 1)
         data, schedule = self._data(), self.schedule
         epoch = list(
             batches.plan(self.split, targets=schedule.targets, windows=self.windows, rng=rng)
@@ -231,7 +231,7 @@ class _Run:
         """This epoch's: events of one user at one time have no order, so each epoch draws one."""
         if self.run.ties == "listed":
             return self.split.dataset
-        rng = np.random.default_rng([self.run.seed, self.state.epoch + 1, TIES])
+        rng = _rng(self.run, self.state.epoch + 1, TIES)
         return shuffle_ties(self.split.dataset, rng, among=self.split.train)
 
     def _step_at(self, batch: Batch, done: float, steps: int) -> float:
@@ -288,6 +288,11 @@ class _Run:
             },
         )
         checkpoints.save(self.run.checkpoint, checkpoint)
+
+
+def _rng(run: Run, epoch: int, *what: int) -> np.random.Generator:
+    """The random numbers of an epoch, 0 before the first; each `what` has its own."""
+    return np.random.default_rng([run.seed, epoch, *what])
 
 
 def _learning_rate(schedule: Schedule, passed: float, epochs: int, steps: int) -> float:

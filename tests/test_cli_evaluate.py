@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_evaluate_refuses_an_index_that_cannot_be_compared(
     assert said.code == 1
     assert "missed_change 1" in said.error
     assert "twinspan verify --repair" in said.error
+
+
+def test_training_tells_each_epoch_and_leaves_its_curve(shop: Twinspan, tmp_path: Path) -> None:
+    import_events(shop, tmp_path)
+    small = [f"-o{one}" for one in ("epochs=2", "patience=2", "width=16", "layers=1")]
+    said = shop("train", "retrievalformer", *small, "--threads", "1")
+    assert said.code == 0, said.err
+    told = r"^epoch (\d) of 2: loss \d+\.\d{3}, [\d,]+ events/s, recall@20 [01]\.\d{4}$"
+    assert re.findall(told, said.err, re.MULTILINE) == ["1", "2"]
+    found = json.loads(shop("evaluate", "--json").out)
+    assert found["family"] == "retrievalformer"
+    assert [line["epoch"] for line in found["curve"]] == [1, 2]
 
 
 def test_a_picture_without_matplotlib_names_the_extra(

@@ -115,6 +115,15 @@ class Bar:
                 description=label,
             )
 
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar; without one, too."""
+        from rich.progress import Progress
+
+        if isinstance(self._show, Progress):
+            self._show.console.print(text, markup=False, highlight=False)
+        else:
+            note(text)
+
 
 @contextmanager
 def progress(label: str, total: float | None = None) -> Generator[Bar]:

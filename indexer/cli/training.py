@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,19 +68,13 @@ def train(
         if fresh:
             shutil.rmtree(checkpoint, ignore_errors=True)
         with output.progress(f"training {family}") as bar:
-
-            def tell(now: Progress) -> None:
-                best = f", recall@20 {now.best:.4f}" if now.best is not None else ""
-                label = f"epoch {now.epoch}/{now.epochs}, loss {now.loss:.3f}{best}"
-                bar.at(round(now.epoch - 1 + now.done, 2), now.epochs, label)
-
             info = training.train(
                 family,
                 data,
                 opened.encoders_root,
                 config=options,
                 seed=seed,
-                progress=tell,
+                progress=_teller(bar),
                 checkpoint=checkpoint,
                 threads=threads,
                 device=device or opened.settings.device,
@@ -167,6 +161,21 @@ def dataset(opened: parts.Parts, catalog: str) -> Dataset:
     from indexer import training_data
 
     return training_data.read_dataset(opened.engine, catalogs.get(opened.engine, catalog))
+
+
+def _teller(bar: output.Bar) -> Callable[[Progress], None]:
+    """Moves the bar, and leaves a line for each epoch."""
+
+    def tell(now: Progress) -> None:
+        said = f"loss {now.loss:.3f}, {now.examples_per_s:,.0f} events/s"
+        best = f", recall@20 {now.best:.4f}" if now.best is not None else ""
+        done = round(now.epoch - 1 + now.done, 2)
+        bar.at(done, now.epochs, f"epoch {now.epoch}/{now.epochs}, {said}{best}")
+        if now.done == 1:
+            recall = f", recall@20 {now.recall:.4f}" if now.recall is not None else ""
+            bar.say(f"epoch {now.epoch} of {now.epochs}: {said}{recall}")
+
+    return tell
 
 
 def _checkpoint(
