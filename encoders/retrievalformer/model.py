@@ -36,7 +36,7 @@ What the paper leaves open, and was chosen for both:
 - "+" in Eq. 7 is read as the union of a set: tokens {h, context...}, those missing left out.
 - Every event of a user is a training target, not one per user. With "cls" each target has a CLS
   whose mask shows exactly what it will see at serving; nothing is approximated. An epoch passes
-  over all of them, so `paper` has 12 instead of "up to 100". Its batch has 500 of them, as the
+  over all of them, so `paper` has 24 instead of "up to 100". Its batch has 500 of them, as the
   paper's has 512: with 4,096, three passes taught what one teaches now (docs/experiments.md).
 - Beyond `exact_items`, the batch's targets and uniformly drawn items stand in for the catalogue;
   each negative is corrected by the log of its chance to be among them. That is log-Q for the
