@@ -236,7 +236,7 @@ def test_how_a_filtered_search_is_done_follows_the_servers_estimate(
     assert [path for _, path, _, _ in server.seen].count(counted) == 1
     assert asked == "/collections/films-1/points/query/batch"
     unfiltered, same, scan = (without_nones(one["params"]) for one in query["searches"])
-    assert unfiltered == {"exact": False, "hnsw_ef": 128}
+    assert unfiltered == {"exact": False, "hnsw_ef": 384}
     assert same == {"exact": False, **planned}
     assert scan == {"exact": True}
 

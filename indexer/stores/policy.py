@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 EXACT_POINTS = 200_000  # scanning so many passing points of 64 floats takes a few milliseconds
-GRAPH_EF = 128  # unfiltered
+GRAPH_EF = 384  # unfiltered: recall@20 of 0.9998 where 128 has 0.98 (300,000 of 194 floats)
 FILTERED_EF = 512
 
 
