@@ -24,11 +24,9 @@ TRAINING_ITEMS, TRAINING_USERS, EVENTS_EACH = 2_000, 400, 20
 TABLE = ("public", "items")
 COLUMNS = ("id", "title", "attributes")
 
-AS_USERS_HAVE_IT: Mapping[str, object] = {}  # the defaults: a text model reads the titles
-TITLES_AS_WORDS: Mapping[str, object] = {
-    "text_as": "words",
-    "content_width": 0,
-}  # needs no text model
+# What a tower is trained with: the defaults, whose titles a text model reads; or without the model.
+AS_USERS_HAVE_IT: Mapping[str, object] = {}
+TITLES_AS_WORDS: Mapping[str, object] = {"text_as": "words", "content_width": 0}
 
 
 def rows(first: int, count: int, seed: int = 0) -> Iterator[tuple[str, str, str]]:
