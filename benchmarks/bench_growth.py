@@ -179,15 +179,15 @@ def _normal(vectors: np.ndarray) -> np.ndarray:
 
 
 def _beyond(found: Sequence[Figures]) -> Figures:
-    """Scoring every item grows with the items, a walk through a graph with their logarithm: lines
-    through the two largest sizes, since small ones have no graph."""
-    items = np.asarray([one.items for one in found[-2:]], dtype=np.float64)
-    every = np.polyfit(items, [one.every_item_ms for one in found[-2:]], 1)
-    index = np.polyfit(np.log10(items), [one.index_ms for one in found[-2:]], 1)
+    """By the law, from the two largest sizes, since small ones have no graph: scoring every item
+    takes as long an item as at the largest, a walk through a graph grows with the logarithm of the
+    items, and is never shorter among more."""
+    before, last = found[-2:]
+    doubled = (last.index_ms - before.index_ms) / np.log2(last.items / before.items)
     return Figures(
         items=BEYOND,
-        every_item_ms=float(np.polyval(every, BEYOND)),
-        index_ms=float(np.polyval(index, np.log10(BEYOND))),
+        every_item_ms=last.every_item_ms * BEYOND / last.items,
+        index_ms=last.index_ms + max(0.0, doubled) * float(np.log2(BEYOND / last.items)),
         recall=float("nan"),
     )
 
@@ -209,8 +209,8 @@ def _print(found: Sequence[Figures], encode_ms: float, width: int) -> None:
             f"| {one.every_item_ms / one.index_ms:.1f} | {whole:.1f} |"
         )
     print(
-        "\nThe law, through the two largest sizes: scoring every item grows in proportion, a "
-        "search in the index with the logarithm of the items. "
+        "\nThe law: scoring every item takes as long an item as at the largest size, a search in "
+        "the index grows with the logarithm of the items as between the two largest, if at all. "
         f"The paper's factor of {PAPER} at {BEYOND:,} items is of the search alone, on a GPU, with "
         "quantised vectors: compare it with the column *ratio*. What a user waits for has the "
         "encoding in it."
