@@ -64,7 +64,10 @@ def run(name: str) -> bool:
 def _sections() -> dict[str, str]:
     if not PAGE.exists():
         return {}
-    return {match[1]: match[2] for match in SECTION.finditer(PAGE.read_text(encoding="utf-8"))}
+    return {
+        match[1]: match[2].strip() + "\n"
+        for match in SECTION.finditer(PAGE.read_text(encoding="utf-8"))
+    }
 
 
 def _where() -> str:

@@ -78,15 +78,14 @@ def _options() -> argparse.Namespace:
 
 def _tower(folder: Path) -> Encoder:
     """With its defaults, trained for speed only."""
-    with postgres.start(folder / "postgres", fsync=False) as server:
-        engine = database.engine(server.url)
-        try:
-            schema.migrate(engine)
-            catalog.attach(engine, spec.BUILTIN)
-            shop.insert(engine, 0, shop.TRAINING_ITEMS)
-            return artifact.load(shop.train(engine, folder / "encoders").uri)
-        finally:
-            engine.dispose()
+    with (
+        postgres.start(folder / "postgres", fsync=False) as server,
+        database.opened(server.url) as engine,
+    ):
+        schema.migrate(engine)
+        catalog.attach(engine, spec.BUILTIN)
+        shop.insert(engine, 0, shop.TRAINING_ITEMS)
+        return artifact.load(shop.train(engine, folder / "encoders").uri)
 
 
 def _width(encoder: Encoder) -> int:
