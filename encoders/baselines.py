@@ -47,7 +47,7 @@ class Config:
     layers: int = 2
     heads: int = 1
     gated: bool = False  # LiGR layers instead of plain ones
-    negatives: int = 0  # drawn for each batch; 0: the softmax goes over all items
+    negatives: int = 0  # drawn for each window; 0: the softmax goes over all items
     dropout: float = 0.2
 
     history: int = 200
@@ -156,19 +156,21 @@ class Learner:
         self.items = len(split.dataset.items)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of the batch's targets among all items, or among as many negatives."""
+        """Cross-entropy of the batch's targets among all items, or among as many negatives, which
+        are drawn for each window."""
         vectors = self.network.item_vectors()  # (N, D)
         targets = torch.as_tensor(batch.target, device=vectors.device)  # (B, P)
-        queries = self.network.queries(batch, vectors)[targets >= 0]  # (T, D)
-        targets = targets[targets >= 0]  # (T,)
+        queries = self.network.queries(batch, vectors)  # (B, P, D)
+        real = targets >= 0
         if not self.schedule.negatives:
-            return softmax.cross_entropy(queries, vectors, targets, None)
-        drawn = torch.randint(self.items, (self.schedule.negatives,), device=vectors.device)
-        own = (queries * vectors[targets]).sum(dim=1, keepdim=True)  # (T, 1)
-        others = queries @ vectors[drawn].T  # (T, negatives)
-        others = others.masked_fill(drawn[None, :] == targets[:, None], -torch.inf)
-        first = torch.zeros_like(targets)
-        return F.cross_entropy(torch.cat([own, others], dim=1), first)
+            return softmax.cross_entropy(queries[real], vectors, targets[real], None)
+        own = (queries * F.embedding(targets.clamp(min=0), vectors)).sum(dim=2, keepdim=True)
+        shape = len(targets), self.schedule.negatives
+        drawn = torch.randint(self.items, shape, device=vectors.device)
+        others = queries @ F.embedding(drawn, vectors).transpose(1, 2)  # (B, P, negatives)
+        others = others.masked_fill(drawn[:, None] == targets[..., None], -torch.inf)
+        scores = torch.cat([own, others], dim=2)[real]  # (T, 1 + negatives)
+        return F.cross_entropy(scores, torch.zeros_like(targets[real]))
 
     @torch.inference_mode()
     def scorer(self) -> Scorer:

@@ -77,6 +77,28 @@ def test_the_future_does_not_reach_a_target(board: Dataset) -> None:
     assert not torch.equal(before, after)
 
 
+def test_every_window_has_its_own_negatives_and_no_target_is_among_its_own(board: Dataset) -> None:
+    split = dataset.leave_one_out(board)
+    with learning.seeded(RUN):
+        learner = baselines.build("esasrec", Config(width=16, negatives=30, dropout=0), split)
+    spans = next(batches.plan(split, targets=7, windows=4, rng=np.random.default_rng(0)))
+    batch = batches.gather(board, spans, history=50)
+    assert (batch.target < 0).any()  # windows of unequal length
+    with learning.seeded(RUN):
+        loss = float(learner.loss(batch).detach())
+    with learning.seeded(RUN), torch.inference_mode():
+        drawn = torch.randint(len(board.items), (len(spans), 30)).tolist()
+        vectors = learner.network.item_vectors()
+        scores = (learner.network.queries(batch, vectors) @ vectors.T).double()
+    losses = [
+        float(scores[row, p, [target, *(i for i in drawn[row] if i != target)]].logsumexp(0))
+        - float(scores[row, p, target])
+        for row, p in np.argwhere(batch.target >= 0).tolist()
+        for target in [int(batch.target[row, p])]
+    ]
+    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
 def test_a_baseline_is_seeded_and_ranks_better_than_popularity() -> None:
     data = genre_world(fans=16, films=20, events=8).data
     split = dataset.leave_one_out(data)
