@@ -22,10 +22,12 @@ help: ## show this
 demo: $(READY) ## MovieLens-100K from an empty folder to living recommendations (minutes)
 	$(BIN)/twinspan demo
 
-# Live tests measure time and kill processes: they come one at a time, after all others.
+# Live tests kill processes and wait for others: after all others, two at a time. Those that measure
+# how long somebody waits come last and alone.
 test: $(READY) ## every test; needs no server, and uses those that answer on loopback
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not live"
-	$(BIN)/python -m pytest -m live
+	$(BIN)/python -m pytest -n 2 --maxschedchunk 1 -m "live and not alone"
+	$(BIN)/python -m pytest -m alone
 
 prove: $(READY) ## 5,000 random histories against the oracle; goes on where it stopped (an hour)
 	$(BIN)/python tests/proof/prove.py --examples 5000 --processes $(PROCESSES) --seed $(SEED) --log .data/proved.jsonl

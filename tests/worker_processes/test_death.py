@@ -83,6 +83,7 @@ def test_whole_workers_killed_at_every_step_lose_nothing(
     assert world.assert_agrees() > 1_000
 
 
+@pytest.mark.alone
 def test_a_new_leader_is_there_seconds_after_the_old_one_was_killed(
     world: World, start: Start, broker: str
 ) -> None:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.live
 IMPATIENT = "-c lock_timeout=3s"  # a user who has to wait is told, and the test fails
 
 
+@pytest.mark.alone
 def test_users_never_wait_for_a_worker_that_holds_claims(
     world: World, start: Start, broker: str, database_url: str
 ) -> None:
@@ -47,6 +48,7 @@ def test_users_never_wait_for_a_worker_that_holds_claims(
     worker.kill_group()
 
 
+@pytest.mark.alone
 def test_an_idle_worker_costs_next_to_nothing(world: World, start: Start, broker: str) -> None:
     worker = start(broker, "--pool=prefork", "--concurrency=1")
     worker.wait_for("the watcher leads", within_s=20)
