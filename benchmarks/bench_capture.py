@@ -214,16 +214,15 @@ def _ratios(by_table: dict[str, list[float]], name: str) -> list[float]:
 
 def _prepared(url: str) -> Bench:
     """Three equal tables, two of them attached."""
-    engine = database.engine(url)
-    schema.migrate(engine)
-    with psycopg.connect(url, autocommit=True) as connection:
-        for name in TABLES:
-            connection.execute(_sql(CREATE.format(table=name, rows=ROWS)))
-        rows = connection.execute(_sql(NEW_ROWS.format(bulk=BULK))).fetchall()
-    for name in TABLES[1:]:
-        described = spec.parse({**DESCRIPTION, "name": name, "table": name}, name="benchmark")
-        catalog.attach(engine, described, notify=name == "notified")
-    engine.dispose()
+    with database.opened(url) as engine:
+        schema.migrate(engine)
+        with psycopg.connect(url, autocommit=True) as connection:
+            for name in TABLES:
+                connection.execute(_sql(CREATE.format(table=name, rows=ROWS)))
+            rows = connection.execute(_sql(NEW_ROWS.format(bulk=BULK))).fetchall()
+        for name in TABLES[1:]:
+            described = spec.parse({**DESCRIPTION, "name": name, "table": name}, name="benchmark")
+            catalog.attach(engine, described, notify=name == "notified")
     _tidy(url)
     return Bench(url, "".join(f"{row}\n" for (row,) in rows).encode())
 

@@ -119,31 +119,27 @@ def _measure(folder: Path, options: argparse.Namespace) -> tuple[list[Round], li
     settings = Settings(data_dir=folder)
     rounds: list[Round] = []
     plain: list[Round] = []
-    with postgres.start(folder / "postgres") as server:
-        engine = database.engine(server.url)
-        try:
-            schema.migrate(engine)
-            catalog.attach(engine, spec.BUILTIN)
-            shop.insert(engine, 0, options.items)
-            while changes.route(engine, limit=100_000):  # no index yet: the first round is as all
-                pass
-            encoder = shop.train(engine, folder / "encoders", config=shop.TITLES_AS_WORDS)
-            towers = Towers(settings)
-            towers.get(encoder.id, encoder.uri)  # loaded once per process, not per backlog
-            for number in range(2 * options.rounds):
-                fenced = number % 2 == 1
-                store = (EdgeStore if fenced else PlainEdge)(folder / f"edge-{number}")
-                with _ledger(fenced=fenced):
-                    shop.build(engine, store, encoder, queue="bench")
-                    began = time.perf_counter()
-                    report = sync.drain(engine, store, towers, settings)
-                took_s = time.perf_counter() - began
-                (rounds if fenced else plain).append((report, took_s))
-                store.close()
-                print(f"round {number}: {report.counts()}", file=sys.stderr, flush=True)
-            return rounds, plain
-        finally:
-            engine.dispose()
+    with postgres.start(folder / "postgres") as server, database.opened(server.url) as engine:
+        schema.migrate(engine)
+        catalog.attach(engine, spec.BUILTIN)
+        shop.insert(engine, 0, options.items)
+        while changes.route(engine, limit=100_000):  # no index yet: the first round is as all
+            pass
+        encoder = shop.train(engine, folder / "encoders", config=shop.TITLES_AS_WORDS)
+        towers = Towers(settings)
+        towers.get(encoder.id, encoder.uri)  # loaded once per process, not per backlog
+        for number in range(2 * options.rounds):
+            fenced = number % 2 == 1
+            store = (EdgeStore if fenced else PlainEdge)(folder / f"edge-{number}")
+            with _ledger(fenced=fenced):
+                shop.build(engine, store, encoder, queue="bench")
+                began = time.perf_counter()
+                report = sync.drain(engine, store, towers, settings)
+            took_s = time.perf_counter() - began
+            (rounds if fenced else plain).append((report, took_s))
+            store.close()
+            print(f"round {number}: {report.counts()}", file=sys.stderr, flush=True)
+        return rounds, plain
 
 
 @contextmanager

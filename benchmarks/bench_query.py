@@ -73,20 +73,19 @@ def _options() -> argparse.Namespace:
 def _build(store: EdgeStore, options: argparse.Namespace, settings: Settings) -> str:
     """The items are indexed and optimised, and live under the alias returned. The database has
     ended: queries do without it."""
-    with postgres.start(settings.data_dir / "postgres", fsync=False) as server:
-        engine = database.engine(server.url)
-        try:
-            schema.migrate(engine)
-            catalog.attach(engine, spec.BUILTIN)
-            shop.insert(engine, 0, options.items)
-            _say(f"training {options.family} for an epoch")
-            encoder = shop.train(engine, settings.data_dir / "encoders", family=options.family)
-            index = shop.build(engine, store, encoder, queue="bench")
-            began = time.perf_counter()
-            sync.drain(engine, store, Towers(settings), settings, index_id=index.id)
-            _say(f"{options.items:,} items in {time.perf_counter() - began:.1f} s")
-        finally:
-            engine.dispose()
+    with (
+        postgres.start(settings.data_dir / "postgres", fsync=False) as server,
+        database.opened(server.url) as engine,
+    ):
+        schema.migrate(engine)
+        catalog.attach(engine, spec.BUILTIN)
+        shop.insert(engine, 0, options.items)
+        _say(f"training {options.family} for an epoch")
+        encoder = shop.train(engine, settings.data_dir / "encoders", family=options.family)
+        index = shop.build(engine, store, encoder, queue="bench")
+        began = time.perf_counter()
+        sync.drain(engine, store, Towers(settings), settings, index_id=index.id)
+        _say(f"{options.items:,} items in {time.perf_counter() - began:.1f} s")
     began = time.perf_counter()
     store.optimize(index.ref)
     store.point_alias(index.alias, index.collection)

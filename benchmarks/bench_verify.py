@@ -120,12 +120,9 @@ def _options() -> argparse.Namespace:
 def _measure(folder: Path, options: argparse.Namespace) -> tuple[Figures, Figures]:
     """With the store in another process, and in the one that compares."""
     with postgres.start(folder / "postgres") as server:
-        engine = database.engine(server.url)
-        try:
+        with database.opened(server.url) as engine:
             schema.migrate(engine)
             _fill(engine, folder / "edge", options.items)
-        finally:
-            engine.dispose()
         asked = ["--child", server.url, "--items", str(options.items)]
         asked += ["--encoded", str(options.encoded), "--watch-s", str(options.watch_s)]
         with _edge_process(folder / "edge") as port:
@@ -244,23 +241,22 @@ def _compare(options: argparse.Namespace) -> int:
     """Prints the figures of this process as JSON."""
     from edge_server import SharedEdge
 
-    engine = database.engine(options.child)
-    store = SharedEdge(options.port) if options.port else EdgeStore(options.edge)
-    try:
-        [index] = indexes.active(engine)
-        store.count(index.ref)
-        found: Figures = {"held_mb": _memory_mb()}
-        with _Peak() as peak:
-            found |= _timed(engine, store, index)
-        found["peak_mb"] = peak.mb
-        found["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
-        found["encoded_per_s"] = _encoded_per_s(engine, store, index, options.encoded)
-        found |= _watched(engine, store, options.watch_s)
-        print(json.dumps(found))
-        return 0
-    finally:
-        store.close()
-        engine.dispose()
+    with database.opened(options.child) as engine:
+        store = SharedEdge(options.port) if options.port else EdgeStore(options.edge)
+        try:
+            [index] = indexes.active(engine)
+            store.count(index.ref)
+            found: Figures = {"held_mb": _memory_mb()}
+            with _Peak() as peak:
+                found |= _timed(engine, store, index)
+            found["peak_mb"] = peak.mb
+            found["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
+            found["encoded_per_s"] = _encoded_per_s(engine, store, index, options.encoded)
+            found |= _watched(engine, store, options.watch_s)
+        finally:
+            store.close()
+    print(json.dumps(found))
+    return 0
 
 
 def _timed(engine: sa.Engine, store: VectorStore, index: Index) -> Figures:

@@ -37,17 +37,16 @@ def folder(name: str) -> Path:
 
 def read(name: str) -> Dataset:
     """The data set, from its folder or from an earlier import. Raises SystemExit without both."""
-    with postgres.start(KEPT / name / "postgres", fsync=False) as server:
-        engine = database.engine(server.url)
-        try:
-            schema.migrate(engine)
-            attached = catalog.attach(engine, spec.BUILTIN)
+    with (
+        postgres.start(KEPT / name / "postgres", fsync=False) as server,
+        database.opened(server.url) as engine,
+    ):
+        schema.migrate(engine)
+        attached = catalog.attach(engine, spec.BUILTIN)
+        data = training_data.read_dataset(engine, attached)
+        if not len(data.user):
+            found = folder(name)
+            print(f"importing {found}", file=sys.stderr, flush=True)
+            IMPORTERS[SOURCES[name]](engine, found)
             data = training_data.read_dataset(engine, attached)
-            if not len(data.user):
-                found = folder(name)
-                print(f"importing {found}", file=sys.stderr, flush=True)
-                IMPORTERS[SOURCES[name]](engine, found)
-                data = training_data.read_dataset(engine, attached)
-        finally:
-            engine.dispose()
     return data
