@@ -97,7 +97,7 @@ def _embedded(folder: Path) -> Generator[tuple[sa.Engine, Present]]:
 def _servers(folder: Path) -> Generator[tuple[sa.Engine, Present]]:
     """A worker process over Redis, PostgreSQL as a server, a store over the network."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    from qdrant_rest import QdrantRest  # pyright: ignore[reportMissingImports]
+    from qdrant_rest import QdrantRest
 
     queue = f"bench-{uuid.uuid4().hex[:8]}"
     with ExitStack() as closing:

@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--seed", type=int, default=7)
@@ -111,7 +111,7 @@ def _measure(
     near = vectors[rng.integers(items, size=queries)]
     asked = _normal(near + 0.05 * rng.normal(size=near.shape))
     matrix, users = torch.as_tensor(vectors), torch.as_tensor(asked)
-    best = [torch.topk(matrix @ user, TOP).indices.tolist() for user in users]
+    best = [torch.topk(matrix @ user, TOP).indices.numpy() for user in users]
     every_ms = _median_ms([lambda u=user: torch.topk(matrix @ u, TOP) for user in users])
     store = EdgeStore(folder / f"edge-{items}")
     try:
@@ -122,7 +122,7 @@ def _measure(
     finally:
         store.close()
     hits = [
-        len({int(one.key) for one in some} & set(truth))
+        int(np.isin(truth, [int(one.key) for one in some]).sum())
         for some, truth in zip(found, best, strict=True)
     ]
     return Figures(

@@ -96,7 +96,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--seed", type=int, default=7)
@@ -179,7 +179,8 @@ def _measure(
     queries: np.ndarray,
     truth: Sequence[set[str]],
 ) -> Figures:
-    found, seconds = [], []
+    found: list[set[str]] = []
+    seconds: list[float] = []
     for query in queries:
         started = time.perf_counter()
         found.append(_search(store, where, query))

@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ def _configured(name: str, pairs: list[str]) -> Config:
     config = families.configure("retrievalformer", {"config": name})
     assert isinstance(config, Config)
     said = dict(pair.split("=", 1) for pair in pairs)
-    kinds = {key: type(getattr(config, key)) for key in said}
+    kinds: dict[str, type[Any]] = {key: type(getattr(config, key)) for key in said}
     return replace(config, **{key: kinds[key](value) for key, value in said.items()})
 
 

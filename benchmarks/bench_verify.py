@@ -24,6 +24,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -89,8 +90,8 @@ class Hashed:
             hashlib.blake2b(repr(sorted(one.features.items())).encode(), digest_size=WIDTH).digest()
             for one in records
         )
-        rows = np.frombuffer(digests, np.uint8).reshape(-1, WIDTH).astype(np.float32) / 128 - 1
-        return EncodedItems(vectors={"hashed": rows})
+        rows = np.frombuffer(digests, np.uint8).reshape(-1, WIDTH).astype(np.float32)
+        return EncodedItems(vectors={"hashed": rows / np.float32(128) - np.float32(1)})
 
     def encode_users(self, states: Sequence[UserState]) -> list[UserQuery]:
         return [UserQuery(vector="hashed", values=np.ones(WIDTH, np.float32)) for _ in states]
@@ -242,7 +243,8 @@ def _compare(options: argparse.Namespace) -> int:
     from edge_server import SharedEdge
 
     with database.opened(options.child) as engine:
-        store = SharedEdge(options.port) if options.port else EdgeStore(options.edge)
+        shared: Any = SharedEdge  # it passes the verbs on, and has none by name
+        store: VectorStore = shared(options.port) if options.port else EdgeStore(options.edge)
         try:
             [index] = indexes.active(engine)
             store.count(index.ref)

@@ -33,13 +33,14 @@ def rows(first: int, count: int, seed: int = 0) -> Iterator[tuple[str, str, str]
     """Items numbered from `first`: key, title of four words, attributes as JSON."""
     rng = np.random.default_rng((seed, first))
     for number in range(first, first + count):
-        attributes = {
+        attributes: dict[str, object] = {
             "genres": [GENRES[g] for g in rng.choice(len(GENRES), rng.integers(1, 4), False)],
             "brand": BRANDS[rng.integers(len(BRANDS))],
             "year": int(rng.integers(1950, 2025)),
             "price": round(float(rng.gamma(2.0, 20.0)), 2),
         }
-        title = " ".join(WORDS[w] for w in rng.integers(len(WORDS), size=4))
+        words: list[int] = rng.integers(len(WORDS), size=4).tolist()
+        title = " ".join(WORDS[word] for word in words)
         yield f"item-{number}", title, json.dumps(attributes)
 
 
