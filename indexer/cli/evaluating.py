@@ -142,25 +142,12 @@ def _evaluated(
     seed: int | None,
     ties: Ties,
 ) -> _Found:
-    from encoders import evaluate as ranking
     from encoders import evaluation
 
     drawn = seed if seed is not None else cast(int, info.facts.get("seed", 0))
-    data = training.dataset(opened, catalog)
-    asked = evaluation.question(data, info.facts, ties.value, drawn)
+    asked = evaluation.question(training.dataset(opened, catalog), info.facts, ties.value, drawn)
     _require_somebody(asked, catalog)
-    tower = opened.towers.get(info.id, info.uri)
-    ranks: dict[str, Ranks] = {}
-    compared = _compared(opened, index, asked, users, drawn) if index is not None else None
-    if compared is None:
-        ranks["encoder"] = ranking.rank_with(
-            tower.encoder, asked.split, asked.targets, limit=users, seed=drawn
-        )
-    else:
-        ranks |= {"encoder": compared.exact, "index": compared.index}
-    ranks["popularity"] = ranking.rank_by_popularity(
-        asked.split, asked.targets, limit=users, seed=drawn
-    )
+    ranks, compared = _ranked(opened, info, index, asked, users=users, seed=drawn)
     figures = evaluation.figures(ranks["encoder"], ranks["popularity"], asked, seed=drawn)
     document: dict[str, Any] = {
         "id": info.id,
@@ -183,6 +170,32 @@ def _evaluated(
         ranks=ranks,
         compared=compared,
     )
+
+
+def _ranked(
+    opened: parts.Parts,
+    info: EncoderInfo,
+    index: Index | None,
+    asked: Question,
+    *,
+    users: int,
+    seed: int,
+) -> tuple[dict[str, Ranks], Compared | None]:
+    """By the encoder, by popularity, and through the index where one is asked."""
+    from encoders import evaluate as ranking
+
+    compared = _compared(opened, index, asked, users, seed) if index is not None else None
+    if compared is not None:
+        ranks = {"encoder": compared.exact, "index": compared.index}
+    else:
+        encoder = opened.towers.get(info.id, info.uri).encoder
+        ranks = {
+            "encoder": ranking.rank_with(
+                encoder, asked.split, asked.targets, limit=users, seed=seed
+            )
+        }
+    popularity = ranking.rank_by_popularity(asked.split, asked.targets, limit=users, seed=seed)
+    return {**ranks, "popularity": popularity}, compared
 
 
 def _require_somebody(asked: Question, catalog: str) -> None:
