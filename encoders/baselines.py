@@ -10,9 +10,9 @@ no item that was not there when they were trained, so none of them can keep an i
 
 Departures: padding is at the end, and positions are counted from the newest event back; a user
 without events is asked with a learned vector; norms come first in SASRec's layers too, since that
-trains more evenly; the rate falls by a cosine; eSASRec draws negatives for each window, whose targets
-share them, not for each target. Tables begin small, as in SASRec's code: an item
-that few have met then says little, and not something at random.
+trains more evenly; the rate falls by a cosine; eSASRec draws negatives for each window, whose
+targets share them, not for each target. Tables begin small, as in SASRec's code: an item that few
+have met then says little, and not something at random.
 
 Shapes: B users, L events, P targets, T real targets of a batch, N items, D width, M features.
 """
