@@ -81,8 +81,8 @@ def _embedded(folder: Path) -> Generator[tuple[sa.Engine, Present]]:
     with ExitStack() as closing:
         closing.enter_context(_process(command, environment, folder))
         server = _wait(lambda: embedded.find_server(folder), "`twinspan up`")
-        engine = database.engine(closing.enter_context(embedded.database_url(settings)))
-        closing.callback(engine.dispose)
+        url = closing.enter_context(embedded.database_url(settings))
+        engine = closing.enter_context(database.opened(url))
         client = closing.enter_context(httpx.Client(base_url=server.base_url, timeout=30))
 
         def present(keys: Sequence[str]) -> set[str]:
@@ -102,8 +102,7 @@ def _servers(folder: Path) -> Generator[tuple[sa.Engine, Present]]:
     queue = f"bench-{uuid.uuid4().hex[:8]}"
     with ExitStack() as closing:
         url = closing.enter_context(postgres.start(folder / "postgres")).url
-        engine = database.engine(url)
-        closing.callback(engine.dispose)
+        engine = closing.enter_context(database.opened(url))
         stand_in = closing.enter_context(QdrantRest())
         store = QdrantStore(url=stand_in.url)
         closing.callback(store.close)
