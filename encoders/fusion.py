@@ -44,6 +44,8 @@ class AttentionFusion(nn.Module):
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
         """(N, M, D) float and (N, M) bool -> (N, D)."""
         some = present.any(dim=1, keepdim=True)  # (N, 1)
+        if not bool(some.any()):
+            return self.nothing.expand(len(tokens), -1)
         visible = present | ~some  # (N, M): a row of nothing attends to itself, and is replaced
         N, M, D = tokens.shape
         q, k, v = self.attend(tokens).view(N, M, 3, self.heads, -1).permute(2, 0, 3, 1, 4)

@@ -29,6 +29,7 @@ from encoders.retrievalformer.users import History, history_of
 from encoders.types import (
     EncodedItems,
     Feature,
+    FloatArray,
     HistoryItem,
     HistoryNeeds,
     ItemRecord,
@@ -127,24 +128,20 @@ class RetrievalFormer:
 
     def _histories(self, states: Sequence[UserState]) -> History:
         """The newest events whose item has a usable vector, padded to the longest."""
-        kept = [
-            [e for e in state.history if _usable(e, self.dimension)][-self.config.history :]
-            for state in states
-        ]
-        shape = (len(kept), max(1, *map(len, kept)))
+        kept = [self._usable(state.history) for state in states]
+        shape = (len(kept), max(1, *(len(events) for events, _ in kept)))
         vectors = np.zeros((*shape, self.dimension), dtype=np.float32)
         event = np.full(shape, -1, dtype=np.int64)
         value = np.full(shape, np.nan, dtype=np.float32)
         times = np.full(shape, "NaT", dtype="datetime64[us]")
         names = {name: row for row, name in enumerate(self.fitted.event_names)}
-        for row, events in enumerate(kept):
-            if events:
-                part = (row, slice(len(events)))
-                vectors[part] = [one.vectors[VECTOR] for one in events]
-                event[part] = [names.get(one.event or "", -1) for one in events]
-                value[part] = [math.nan if one.value is None else one.value for one in events]
-                times[part] = [_utc(one.occurred_at) for one in events]
-        length = np.asarray([len(events) for events in kept], dtype=np.int64)
+        for row, (events, found) in enumerate(kept):
+            part = (row, slice(len(events)))
+            vectors[part] = found
+            event[part] = [names.get(one.event or "", -1) for one in events]
+            value[part] = [math.nan if one.value is None else one.value for one in events]
+            times[part] = [_utc(one.occurred_at) for one in events]
+        length = np.asarray([len(events) for events, _ in kept], dtype=np.int64)
         batch = Batch(
             user=np.zeros(len(kept), dtype=np.int64),
             item=np.zeros(shape, dtype=np.int64),
@@ -156,6 +153,17 @@ class RetrievalFormer:
             target=np.full((len(kept), 1), -1),
         )
         return history_of(batch, torch.as_tensor(vectors, device=self.device), self.fitted.values)
+
+    def _usable(self, history: Sequence[HistoryItem]) -> tuple[Sequence[HistoryItem], FloatArray]:
+        """The newest events whose item has a vector that can be read, and these (L, I)."""
+        shape = (self.dimension,)
+        found = [(one, one.vectors.get(VECTOR)) for one in history]
+        fitting = [(one, it) for one, it in found if it is not None and it.shape == shape]
+        vectors = np.array([it for _, it in fitting], np.float32).reshape(-1, *shape)
+        finite = np.isfinite(vectors).all(axis=1)
+        newest = np.flatnonzero(finite)[-self.config.history :]  # (L,)
+        rows: list[int] = newest.tolist()
+        return [fitting[row][0] for row in rows], vectors[newest]
 
 
 def read(
@@ -183,15 +191,8 @@ def read(
     return encoder
 
 
-def _usable(event: HistoryItem, width: int) -> bool:
-    vector = event.vectors.get(VECTOR)
-    return vector is not None and vector.shape == (width,) and bool(np.isfinite(vector).all())
-
-
-def _utc(moment: datetime | None) -> np.datetime64:
-    """NaT for None; a time without a zone is taken as UTC."""
-    if moment is None:
-        return np.datetime64("NaT", "us")
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(UTC).replace(tzinfo=None)
-    return np.datetime64(moment, "us")
+def _utc(moment: datetime | None) -> datetime | None:
+    """As numpy takes it; a time without a zone is one of UTC."""
+    if moment is None or moment.tzinfo is None:
+        return moment
+    return moment.astimezone(UTC).replace(tzinfo=None)
