@@ -38,12 +38,11 @@ from indexer.stores import (
     edge_filters,
     edge_optimize,
     mismatch,
+    policy,
 )
 from indexer.stores.paths import field_of, json_path
 
 DESCRIPTION = "collection.json"
-HNSW_M = 16
-HNSW_EF_CONSTRUCT = 128
 FULL_SCAN_KB = 10_000
 FLOAT_BYTES = 4
 CATCH_UP_ITEMS = 1_000
@@ -314,7 +313,9 @@ def _config(vectors: Sequence[VectorSpec], graph_kb: int) -> edge.EdgeConfig:
         vectors=dense or None,
         sparse_vectors=sparse or None,
         hnsw_config=edge.HnswIndexConfig(
-            m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_KB
+            m=policy.GRAPH_M,
+            ef_construct=policy.GRAPH_EF_CONSTRUCT,
+            full_scan_threshold=FULL_SCAN_KB,
         ),
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=graph_kb),
         max_search_threads=1,

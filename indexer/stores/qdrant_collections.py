@@ -12,13 +12,11 @@ from qdrant_client import models
 from encoders.types import VectorSpec
 from indexer.errors import CollectionMismatch
 from indexer.filters import FieldKind
-from indexer.stores import FENCE_FIELD, GONE_FIELD, KEY_FIELD, Collection, CollectionSpec
+from indexer.stores import FENCE_FIELD, GONE_FIELD, KEY_FIELD, Collection, CollectionSpec, policy
 from indexer.stores.paths import field_of, json_path
 
 OURS = "twinspan"
 FORMAT = 1
-HNSW_M = 16
-HNSW_EF_CONSTRUCT = 128
 
 SCHEMA: dict[FieldKind, models.PayloadSchemaType] = {
     "keyword": models.PayloadSchemaType.KEYWORD,
@@ -46,7 +44,9 @@ def sparse_config(spec: CollectionSpec) -> dict[str, models.SparseVectorParams] 
 def hnsw_config() -> models.HnswConfigDiff:
     """`payload_m` gives every filterable value its own links, so that a walk under a filter finds
     its way; they are built with the graph, so payload indexes come before points."""
-    return models.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT, payload_m=HNSW_M)
+    return models.HnswConfigDiff(
+        m=policy.GRAPH_M, ef_construct=policy.GRAPH_EF_CONSTRUCT, payload_m=policy.GRAPH_M
+    )
 
 
 def strict_mode() -> models.StrictModeConfig:
