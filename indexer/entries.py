@@ -101,17 +101,20 @@ def claim(
     *,
     limit: int,
     lease_s: float,
+    whole: int | None = None,
     deaths: int | None = None,
     tombstone_s: float = TOMBSTONE_S,
 ) -> Batch | None:
     """Lease up to `limit` dirty entries for `lease_s` seconds under one new fence: deletes first,
     then live changes, then backfill (which always gets its share, on top of `limit`), each oldest
-    first. Expired leases are claimed again by the same statement, but by half of the claims only,
-    where others are due. Counts an attempt for each. Committed before it returns: a crash costs one
+    first. Expired leases are claimed again by the same statement, in groups that are small beside
+    `whole` (items of the largest batch; None: `limit`), but by half of the claims only, where
+    others are due. Counts an attempt for each. Committed before it returns: a crash costs one
     lease, never a change. None when nothing is due."""
     parameters = {
         "index_id": index_id,
         "limit": limit,
+        "whole": whole or limit,
         "reserve": max(1, limit // BACKFILL_SHARE),
         "lease_s": lease_s,
         "deaths": deaths or DEATHS_TO_QUARANTINE,

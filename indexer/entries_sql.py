@@ -23,8 +23,8 @@ NEXT_FENCE = sa.text("""
 """)
 
 # An entry with an expired lease is a suspect: its holder died or stalled. A claim that meets
-# suspects takes only them, the fewer the more often they were lost (512, 32, 2, 1): a bisection
-# over crashes that ends with the culprit alone. Half of the claims (`:fresh`) pass suspects by, so
+# suspects takes only them, the fewer the more often they were lost (32, 2, 1 where a whole batch is
+# 512): a bisection over crashes that ends with the culprit alone. Half of the claims (`:fresh`) pass suspects by, so
 # that changes of today do not wait behind that. Hashes are taken out, so whatever a
 # lost holder did or still does, the next write is a full one.
 CLAIM = sa.text(f"""
@@ -48,7 +48,7 @@ CLAIM = sa.text(f"""
     ), chosen AS (
         SELECT item_key, suspect, content_hash, payload_hash FROM judged
         WHERE NOT any_suspect
-           OR (suspect AND nth <= greatest(1, :limit >> least(4 * worst, 30)))
+           OR (suspect AND nth <= greatest(1, :whole >> least(4 * worst, 30)))
     )
     UPDATE indexer.entries AS e
     SET fence = :fence, attempts = e.attempts + 1,

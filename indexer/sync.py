@@ -187,6 +187,7 @@ class _Drain:
                 self.engine,
                 index.id,
                 limit=limit,
+                whole=self.settings.batch_items,
                 lease_s=self.settings.lease_s,
                 tombstone_s=self.settings.tombstone_s,
             )
@@ -218,9 +219,11 @@ class _Drain:
 
     def set_pace(self, index: Index, limit: int, items: int, seconds: float) -> None:
         """Batches take about `batch_s` seconds: a fresh change then waits for little behind a
-        backfill, and a slow tower's lease is never in danger."""
+        backfill, and a slow tower's lease is never in danger. One that was in time makes the next
+        no smaller: it may have been a few items, whose time says nothing about that of many."""
         fitting = int(items * self.settings.batch_s / max(seconds, 1e-3))
-        self.limits[index.id] = max(1, min(fitting, limit * GROWTH))
+        least = limit if seconds <= self.settings.batch_s else 1
+        self.limits[index.id] = max(least, min(fitting, limit * GROWTH))
 
     def leave_alone(self, index: Index, why: str) -> None:
         if not indexes.is_active(self.engine, index.id):

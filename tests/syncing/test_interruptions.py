@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from indexer import entries, ledger
+from encoders.types import ItemRecord
+from indexer import changes, entries, ledger
 from indexer.errors import StoreUnavailable
 from indexer.stores import VectorStore
 from syncing.world import World
@@ -108,6 +110,25 @@ def test_whatever_a_lost_worker_did_the_next_one_puts_right(world: World, steps:
     world.expire()
     world.drain()
     world.assert_agrees(50)
+
+
+def test_groups_of_what_lost_workers_left_do_not_dwindle_to_single_items(world: World) -> None:
+    """A small batch takes about as long as a large one, which is no sign of a slow tower."""
+    world.insert(*(f"k{n:03}" for n in range(320)))
+    changes.route(world.engine, limit=1_000)
+    assert entries.claim(world.engine, world.index.id, limit=512, lease_s=60)
+    world.expire()
+    groups: list[int] = []
+
+    def before(records: Sequence[ItemRecord]) -> None:
+        groups.append(len(records))
+        time.sleep(0.05)
+
+    world.encoder.before = before
+    world.settings = world.settings.model_copy(update={"batch_s": 0.25})
+    world.drain()
+    assert groups == [32] * 10
+    world.assert_agrees(320)
 
 
 def test_a_zombie_can_neither_overwrite_nor_resurrect(world: World) -> None:
