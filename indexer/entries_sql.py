@@ -24,9 +24,9 @@ NEXT_FENCE = sa.text("""
 
 # An entry with an expired lease is a suspect: its holder died or stalled. A claim that meets
 # suspects takes only them, the fewer the more often they were lost (32, 2, 1 where a whole batch is
-# 512): a bisection over crashes that ends with the culprit alone. Half of the claims (`:fresh`) pass suspects by, so
-# that changes of today do not wait behind that. Hashes are taken out, so whatever a
-# lost holder did or still does, the next write is a full one.
+# 512): a bisection over crashes that ends with the culprit alone. Half of the claims (`:fresh`)
+# pass suspects by, so that changes of today do not wait behind that. Hashes are taken out, so
+# whatever a lost holder did or still does, the next write is a full one.
 CLAIM = sa.text(f"""
     WITH urgent AS (
         SELECT item_key, attempts, lease_until, content_hash, payload_hash FROM indexer.entries
