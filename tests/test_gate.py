@@ -228,7 +228,7 @@ def test_filtered_recall_destroyed_is_refused_and_the_filter_is_named(
 ) -> None:
     """A graph built before its payload indexes has no links along them; a plain walk under a
     filter then loses its way. Whoever turns the exact scan off gets that without a word."""
-    monkeypatch.setattr(edge_shard, "FULL_SCAN_KB", 10)  # else the engine scans so few items
+    monkeypatch.setattr(policy, "FULL_SCAN_KB", 10)  # else the engine scans so few items
     walk = policy.Plan(exact=False, ef=32)
     monkeypatch.setattr(policy, "plan", lambda *, exact, limit, passing: replace(walk, exact=exact))
     store = EdgeStore(tmp_path / "edge", graph_kb=10)

@@ -44,7 +44,6 @@ from indexer.stores.paths import COLLECTION_NAME, checked_name
 T = TypeVar("T")
 
 BATCH_ITEMS = 1_000
-GRAPH_KB = 24_000  # of vectors in no graph: an exact scan of them takes about 2 ms
 ALIASES = "aliases.json"
 
 
@@ -53,7 +52,7 @@ class EdgeStore:
 
     Raises StoreLocked, with who holds it, where another process does."""
 
-    def __init__(self, path: str | Path, *, graph_kb: int = GRAPH_KB) -> None:
+    def __init__(self, path: str | Path, *, graph_kb: int = policy.GRAPH_KB) -> None:
         self._graph_kb = graph_kb
         self._root = Path(path).resolve()
         self._lock = edge_files.DirectoryLock(self._root)

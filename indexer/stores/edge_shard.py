@@ -43,7 +43,6 @@ from indexer.stores import (
 from indexer.stores.paths import field_of, json_path
 
 DESCRIPTION = "collection.json"
-FULL_SCAN_KB = 10_000
 FLOAT_BYTES = 4
 CATCH_UP_ITEMS = 1_000
 CHECKPOINT_POINTS = 20_000  # applied again from the log after a crash, a few seconds at most
@@ -315,7 +314,7 @@ def _config(vectors: Sequence[VectorSpec], graph_kb: int) -> edge.EdgeConfig:
         hnsw_config=edge.HnswIndexConfig(
             m=policy.GRAPH_M,
             ef_construct=policy.GRAPH_EF_CONSTRUCT,
-            full_scan_threshold=FULL_SCAN_KB,
+            full_scan_threshold=policy.FULL_SCAN_KB,
         ),
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=graph_kb),
         max_search_threads=1,

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 EXACT_POINTS = 200_000  # scanning so many passing points of 64 floats takes a few milliseconds
+FULL_SCAN_KB = 10_000  # the engine itself scans so much that passes, where we ask for a walk
+GRAPH_KB = 24_000  # of vectors in no graph: an exact scan of them takes about 2 ms
 GRAPH_M, GRAPH_EF_CONSTRUCT = 16, 128  # links of a point, and candidates for them
 GRAPH_EF = 384  # unfiltered: recall@20 of 0.9998 where 128 has 0.98 (300,000 of 194 floats)
 FILTERED_EF = 512
