@@ -217,7 +217,6 @@ def _two_tower(config: Config, data: Dataset, device: torch.device) -> TwoTower:
         width=config.width,
         noise=0.0,
         hidden=0.0,
-        words=True,
         text_width=None,
     )
     items = entities(pipelines.items.read(records), pipelines.items, None, device)

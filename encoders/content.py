@@ -258,7 +258,7 @@ def fit(
         raise TrainingFailed("content needs at least one item feature; name some in the catalog")
     records = [(f"item {item.key!r}", item.features) for item in items]
     pipeline = features.fit(
-        item_features, records, (), (), known=config.vocabulary, buckets=1_024, words=False
+        item_features, records, (), (), known=config.vocabulary, buckets=1_024, words="none"
     ).items
     columns = pipeline.read(records)
     readable = any(feature.kind == "text" for feature in item_features)

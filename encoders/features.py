@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,11 @@ from encoders.types import Feature, FloatArray
 VALUES = 64  # of a multi-valued feature, the most frequent ones first
 PIECES = 8  # intervals of a number, each with as many training values
 REMEMBERED = 100_000  # unknown values whose bucket is kept in memory
+_WORDS = "words:"
+SHARED_BY, SHARED_SHARE = 5, 0.001  # a word is shared that so many records have, at least
+DESCRIBING = 2 / 3  # so much of what a feature's texts say is shared, where they describe
+
+Words = Literal["none", "all", "shared"]  # those of texts that are read as bags, as values are
 
 
 def stable_hash(value: str, seed: str = "") -> int:
@@ -212,11 +217,15 @@ def fit(
     *,
     known: int,
     buckets: int,
-    words: bool = True,
+    words: Words = "all",
 ) -> Pipelines:
     """Pipelines whose vocabularies hold at most `known` values each, the most frequent ones.
-    Without `words` a text is a text only."""
+
+    With `words` "none" a text is a text only. With "shared" it has the words that several records
+    share, where they are most of what it says, and all others are one: texts whose words are of few
+    records name these, as titles of films do."""
     counts: dict[str, Counter[str]] = {}
+    cells: Counter[str] = Counter()
     sides: list[tuple[Sequence[Feature], dict[str, Scale]]] = []
     for features, records in ((item_features, items), (user_features, users)):
         scales: dict[str, Scale] = {}
@@ -224,11 +233,17 @@ def fit(
             column = values.column(feature, records)
             if feature.kind == "number":
                 scales[feature.name] = fit_scale(np.asarray(column, dtype=np.float32))
-            elif words or feature.kind != "text":
+            elif words != "none" or feature.kind != "text":
                 counter = counts.setdefault(table_of(feature), Counter())
                 counter.update(chain.from_iterable(map(_splitter(feature), column)))
+                cells[table_of(feature)] += len(column)
         sides.append((features, scales))
-    tables = {table: Vocabulary(_most_frequent(c, known), buckets) for table, c in counts.items()}
+    tables: dict[str, Vocabulary] = {}
+    for table, counter in counts.items():
+        if words == "all" or not table.startswith(_WORDS):
+            tables[table] = Vocabulary(_most_frequent(counter, known), buckets)
+        elif shared := _shared(counter, records=cells[table]):
+            tables[table] = Vocabulary(_most_frequent(shared, known), buckets=1)
     item_side, user_side = (Pipeline(features, tables, scales) for features, scales in sides)
     return Pipelines(items=item_side, users=user_side)
 
@@ -278,7 +293,14 @@ def _vocabulary(values: object, buckets: object) -> Vocabulary:
 def table_of(feature: Feature) -> str:
     """The name of the table that the feature's rows belong to: one for both sides, one for
     `category` and `categories` of the same name, another for words."""
-    return f"{'words' if feature.kind == 'text' else 'values'}:{feature.name}"
+    return f"{_WORDS if feature.kind == 'text' else 'values:'}{feature.name}"
+
+
+def _shared(counter: Counter[str], *, records: int) -> Counter[str]:
+    """Nothing where they are too little of all that is said."""
+    least = max(SHARED_BY, math.ceil(SHARED_SHARE * records))
+    shared = Counter({word: count for word, count in counter.items() if count >= least})
+    return shared if shared.total() >= DESCRIBING * counter.total() else Counter()
 
 
 def _splitter(feature: Feature) -> Callable[[Any], Sequence[str]]:

@@ -152,7 +152,6 @@ class FeatureTokens(nn.Module):
         width: int,
         noise: float,
         hidden: float,
-        words: bool,
         text_width: int | None,
     ) -> None:
         super().__init__()
@@ -160,10 +159,11 @@ class FeatureTokens(nn.Module):
         self.hidden = hidden
         self.width = width
         self._shared = [tables]  # in a list: its parameters belong to whoever made it
-        bagged = [
-            f for f in pipeline.features if f.kind != "number" and (words or f.kind != "text")
+        self.bags = [
+            (feature.name, table_of(feature))
+            for feature in pipeline.features
+            if table_of(feature) in pipeline.vocabularies
         ]
-        self.bags = [(f.name, table_of(f)) for f in bagged]
         dense = {f"number:{name}": scale.width for name, scale in pipeline.scales.items()}
         if text_width is not None:
             texts = [f.name for f in pipeline.features if f.kind == "text"]

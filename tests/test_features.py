@@ -200,6 +200,36 @@ def test_words_are_folded_and_counted_once() -> None:
     assert len(values.words(" ".join(f"w{n}" for n in range(1_000)))) == values.WORDS
 
 
+NOUNS = [f"noun{n}" for n in range(30)]
+DRILLS = [f"steel {noun} drill {size} mm v{n}" for n, noun in enumerate(NOUNS) for size in (4, 6)]
+FILMS = [f"The {noun} of {other}" for noun in NOUNS for other in (f"a{noun}", f"b{noun}")]
+
+
+def test_texts_that_describe_are_read_by_the_words_they_share_and_those_that_name_are_not() -> None:
+    both = (Feature(name="title", kind="text"), Feature(name="text", kind="text"))
+    rows = [
+        {"title": film, "text": drill} for film, drill in zip(FILMS, reversed(DRILLS), strict=True)
+    ]
+    pipelines = features.fit(both, records(*rows), (), (), known=100, buckets=8, words="shared")
+    assert list(pipelines.vocabularies) == ["words:text"]
+    assert set(pipelines.vocabularies["words:text"].values) == {"steel", "drill", "mm", "4", "6"}
+    columns = pipelines.items.read(records({"title": "Jaws", "text": "jaws of steel"}, {}))
+    known = pipelines.vocabularies["words:text"].row("steel")
+    assert columns.bags["text"].ids.tolist() == [known, 5]  # all that few say is one row
+    assert columns.bags["text"].starts.tolist() == [0, 2, 2]
+    assert columns.texts["title"] == ["Jaws", ""]
+
+
+def test_in_a_large_catalogue_a_word_is_shared_that_one_record_in_a_thousand_has() -> None:
+    title = (Feature(name="title", kind="text"),)
+    rows = [{"title": f"cream n{number // 7} m{number // 6}"} for number in range(6_300)]
+    pipelines = features.fit(title, records(*rows), (), (), known=9_999, buckets=8, words="shared")
+    assert len(pipelines.vocabularies["words:title"].values) == 1 + 900
+    more = [*rows, *rows[:701]]  # each word of these has twice as many, and eight are needed
+    pipelines = features.fit(title, records(*more), (), (), known=9_999, buckets=8, words="shared")
+    assert not pipelines.vocabularies
+
+
 def test_users_and_items_share_the_table_of_a_feature_of_the_same_name_and_kind() -> None:
     pipelines = features.fit(
         (Feature(name="genres", kind="categories"), Feature(name="name", kind="text")),

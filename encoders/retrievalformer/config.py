@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from encoders import text
 from encoders.errors import TrainingFailed
+from encoders.features import Words
 from encoders.options import require
 
 _BOUNDS = {
@@ -25,7 +26,7 @@ _CHOICES = {
     "readout": ("last", "cls"),
     "context": ("sum", "fusion"),
     "positions": ("distance", "learned"),
-    "text_as": ("none", "words", "frozen", "both"),
+    "text_as": ("none", "shared", "words", "frozen", "both"),
 }
 
 
@@ -45,7 +46,7 @@ class Config:
     content_width: int = 64  # of the part that says what items are, not learned; 0: without
     gated: bool = True  # LiGR layers instead of plain ones
     positions: str = "distance"  # forgetting by "distance", or "learned" places from the end
-    text_as: str = "none"  # of the fusion's tokens: "words", "frozen" (by a text model), "both"
+    text_as: str = "shared"  # words of texts that describe; all "words", "frozen", "both", "none"
     text_model: str = text.DEFAULT
     vocabulary: int = 30_000  # values per feature, item keys too; rarer ones share the buckets
     buckets: int = 256
@@ -86,9 +87,11 @@ class Config:
         return self.identity != "none"
 
     @property
-    def reads_words(self) -> bool:
-        """The fusion has a token for the words of a text."""
-        return self.text_as in ("words", "both")
+    def words(self) -> Words:
+        """Which of a text's words are a token of the fusion."""
+        if self.text_as == "shared":
+            return "shared"
+        return "all" if self.text_as in ("words", "both") else "none"
 
     @property
     def reads_frozen(self) -> bool:

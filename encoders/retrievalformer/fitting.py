@@ -85,7 +85,7 @@ def fit(
             user_records,
             known=config.vocabulary,
             buckets=config.buckets,
-            words=config.reads_words,
+            words=config.words,
         ),
         keys=_most_frequent(met, config.vocabulary) if config.own_rows else (),
         present=_present(items, later) if config.own_rows else None,

@@ -17,8 +17,10 @@ The configuration `paper` is that, `full` the default. Where `full` departs, it 
   attention and mapped, and with what the transformer expects of the next one's contents
   (`users.ContentHead`). What is not learned of an item cannot be learnt by heart: it holds for new
   items as for old ones.
-- text_as="none": texts are read by contents only. As tokens they named each training item, so that
-  fusion knew all of these without their own vectors, and no new one.
+- text_as="shared": the fusion reads the words of texts that describe, and of these the words that
+  several items share (`features.SHARED_BY`, `features.DESCRIBING`). Texts that name, as titles of
+  films do, told it each training item without its own vector, and no new one: contents alone read
+  these.
 - newcomers: items that came after training are marked in their vectors, and queries raise their
   logits by so much. A model that is right about popularity ranks what nobody has met below what
   many have. Items that were there and that nobody chose are not new.
@@ -91,7 +93,6 @@ class Towers(nn.Module):
                 width=config.width,
                 noise=config.noise,
                 hidden=hidden,
-                words=config.reads_words,
                 text_width=fitted.frozen.dimension if fitted.frozen else None,
             )
             for side, hidden in (
