@@ -179,7 +179,7 @@ def towers_of_fans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     named = {one.name for one in spec.BUILTIN.item_features}
     known = replace(data, item_features=tuple(f for f in data.item_features if f.name in named))
     shuffled = replace(known, item=np.random.default_rng(0).permutation(known.item))
-    config = {"width": 16, "epochs": 8, "windows": 8, "patience": 8, "content_width": 0}
+    config = {"width": 16, "epochs": 24, "windows": 8, "patience": 24, "content_width": 0}
     return {
         name: train.train("retrievalformer", one, str(root), config=config, seed=1, threads=1).uri
         for name, one in (("true", known), ("shuffled", shuffled))
