@@ -171,6 +171,11 @@ class Pipeline:
         }
         self.scales = {f.name: scales[f.name] for f in self.features if f.kind == "number"}
 
+    @property
+    def reads_words(self) -> bool:
+        """Of at least one text."""
+        return any(table.startswith(_WORDS) for table in self.vocabularies)
+
     def read(self, records: Sequence[values.Record]) -> Columns:
         """The columns of N records. Raises EncodeFailed naming the record and the feature whose
         value is of no use."""

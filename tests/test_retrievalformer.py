@@ -39,6 +39,7 @@ OPTIONS = {
     "full": {},
     "full with an ID token": {"identity": "token"},
     "full, features only": {"identity": "none"},
+    "full, shared words": {"text_as": "shared", "own_events": 5},
     "full, learned places": {"positions": "learned"},
     "full, fused events": {"context": "fusion", "gated": False},
     "paper": {"config": "paper"},
@@ -126,6 +127,24 @@ def test_only_items_with_events_have_ids_and_the_most_frequent_ones_if_not_all_c
     least = min(counts[data.item_index[key]] for key in few)
     assert len(few) == 5
     assert sorted(counts)[-5] == least
+
+
+def test_where_texts_describe_only_items_of_many_events_have_ids_and_no_other_is_new() -> None:
+    data = world()
+    counts = evaluate.popularity(dataset.leave_one_out(data))
+    least = int(np.median(counts))
+    many = {item.key for item, count in zip(data.items, counts, strict=True) if count >= least}
+    assert 0 < len(many) < (counts > 0).sum()
+    for title, expected in (
+        (lambda one: " ".join(one.features["genres"]), many),
+        (lambda one: one.key, {item.key for item in np.asarray(data.items)[counts > 0]}),
+    ):
+        items = [replace(one, features={**one.features, "title": title(one)}) for one in data.items]
+        some = replace(data, items=items)
+        encoder = untrained(some, text_as="shared", own_events=least).encoder
+        assert encoder.fitted.pipelines.items.reads_words == (expected == many)
+        assert set(encoder.fitted.keys) == expected
+        assert not vectors_of(encoder, items)[:, encoder.towers.items.read - 1].any()
 
 
 @pytest.mark.parametrize("options", [{}, {"content_width": 0}])

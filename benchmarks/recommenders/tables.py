@@ -47,6 +47,9 @@ with its 95% interval; in bold where that excludes zero. Where items are cold, *
 users whose last item is not, by the same model: what is won on these can be lost on those, and
 `newcomers` says by how much logits of new items are raised.
 
+Where texts name and do not describe, as in both MovieLens sets, `text_as` "shared" is "none", and
+nothing asks for `own_events`: rows made before there were these are what they would be today.
+
 To reproduce a row: `python -m benchmarks.recommenders run --data SET --protocol PROTOCOL
 --model MODEL --seed 0 1 2`, with the data sets' folders in `TWINSPAN_DATA`; what is *served*, by
 `python -m benchmarks.recommenders served --data SET`, whose loss is exact less index.
@@ -167,12 +170,15 @@ def _outdated(rows: Sequence[Row]) -> str:
         then = one["options"]
         other = [name for name in (*today, *then) if today.get(name) != then.get(name)]
         if other:
-            said = ", ".join(
-                f"{name} {then.get(name)}" + ("" if name in today else ", an option that is gone")
-                for name in dict.fromkeys(other)
-            )
+            said = ", ".join(_then(name, today, then) for name in dict.fromkeys(other))
             lines.append(f"- `{row.name}` was made when defaults were others: {said}.")
     return "\n".join([*lines, ""]) if lines else ""
+
+
+def _then(name: str, today: Mapping[str, Any], then: Mapping[str, Any]) -> str:
+    if name not in then:
+        return f"without `{name}`"
+    return f"{name} {then[name]}" + ("" if name in today else ", an option that is gone")
 
 
 def _mean(row: Row, newcomers: str, who: str) -> str:

@@ -12,7 +12,7 @@ from encoders.options import require
 
 _BOUNDS = {
     **dict.fromkeys(("width", "layers", "heads", "expansion", "history"), (1, 4_096)),
-    **dict.fromkeys(("vocabulary", "buckets", "uniform_items"), (1, 10_000_000)),
+    **dict.fromkeys(("vocabulary", "buckets", "uniform_items", "own_events"), (1, 10_000_000)),
     **dict.fromkeys(("targets", "validation_users"), (1, 1_000_000)),
     **dict.fromkeys(("epochs", "patience", "windows", "exact_items"), (0, 1_000_000_000)),
     **dict.fromkeys(("dropout", "noise", "profile_noise", "identity_noise"), (0, 0.9)),
@@ -41,6 +41,7 @@ class Config:
     expansion: int = 2  # of the feed-forward layers
     history: int = 50  # newest events read
     identity: str = "sum"  # an item's own vector: "none", a "token" of the fusion, a "sum" with it
+    own_events: int = 50  # that an item needs for one, where its texts describe; elsewhere 1
     readout: str = "last"  # the user is read at the "last" event, or at an appended "cls"
     context: str = "sum"  # an event is the "sum" of item and context, or their "fusion"
     content_width: int = 64  # of the part that says what items are, not learned; 0: without
@@ -83,7 +84,7 @@ class Config:
 
     @property
     def own_rows(self) -> bool:
-        """Items that training met have a vector of their own."""
+        """Items can have a vector of their own."""
         return self.identity != "none"
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from encoders import content, features, text
 from encoders.errors import TrainingFailed
-from encoders.features import Pipelines, Scale
+from encoders.features import Pipeline, Pipelines, Scale
 from encoders.retrievalformer import contents
 from encoders.retrievalformer.config import Config
 from encoders.retrievalformer.contents import Contents
@@ -77,17 +77,18 @@ def fit(
     item_features = features.said(item_features, records) or item_features
     user_features = features.said(user_features, user_records)
     known = values[np.isfinite(values)]
+    pipelines = features.fit(
+        item_features,
+        records,
+        user_features,
+        user_records,
+        known=config.vocabulary,
+        buckets=config.buckets,
+        words=config.words,
+    )
     return Fitted(
-        pipelines=features.fit(
-            item_features,
-            records,
-            user_features,
-            user_records,
-            known=config.vocabulary,
-            buckets=config.buckets,
-            words=config.words,
-        ),
-        keys=_most_frequent(met, config.vocabulary) if config.own_rows else (),
+        pipelines=pipelines,
+        keys=_own(config, met, pipelines.items) if config.own_rows else (),
         present=_present(items, later) if config.own_rows else None,
         event_names=tuple(event_names) if len(event_names) > 1 else (),
         values=features.fit_scale(known) if len(known) else None,
@@ -120,10 +121,12 @@ def read(
     )
 
 
-def _most_frequent(met: Sequence[tuple[ItemRecord, int]], limit: int) -> tuple[str, ...]:
-    """By falling count, then by key: the order of the items must not show."""
-    ordered = sorted((-count, item.key) for item, count in met)
-    return tuple(key for _, key in ordered[:limit])
+def _own(config: Config, met: Sequence[tuple[ItemRecord, int]], items: Pipeline) -> tuple[str, ...]:
+    """Keys of items with a vector of their own, by falling count, then by key: the order of the
+    items must not show."""
+    least = config.own_events if config.words == "shared" and items.reads_words else 1
+    ordered = sorted((-count, item.key) for item, count in met if count >= least)
+    return tuple(key for _, key in ordered[: config.vocabulary])
 
 
 def _present(items: Sequence[ItemRecord], later: Collection[str]) -> Present:

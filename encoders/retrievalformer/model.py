@@ -12,6 +12,8 @@ Resilience" (ICLR 2026 submission 21558; re-studied by its authors in arXiv 2608
 The configuration `paper` is that, `full` the default. Where `full` departs, it is by an option:
 - identity="sum": y = unit(fusion + own vector). An item's vector is dropped at random in training
   (identity_noise), and new items have none: both are then what their features say.
+- own_events: where texts describe, only items of so many events have a vector of their own. Rarer
+  ones are what their features say, which is enough there: their own was learnt by heart.
 - content_width: y = unit([y, g * c]), where c is what `content` says of the item without training,
   on its main axes, and the user is asked with a mean over the contents of the history, weighted by
   attention and mapped, and with what the transformer expects of the next one's contents
