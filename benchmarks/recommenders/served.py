@@ -62,7 +62,8 @@ def section(folder: Path) -> str:
         )
     overlap = (found["through"][name]["mean"] for name in ("overlap@20", "overlap@20_unmasked"))
     return (
-        f"Served, by the commands of the README ({found['users']:,} users asked; imported in "
+        f"Served, by the commands of the README as of commit `{kept['commit']}`, "
+        f"{kept['ended'].partition(' ')[0]} ({found['users']:,} users asked; imported in "
         f"{seconds['import']:.0f} s, trained in {seconds['train'] / 60:.0f} min, indexed in "
         f"{seconds['index']:.0f} s). Of the exact first 20 the index has "
         f"{' and '.join(f'{share:.2%}' for share in overlap)}, without and with what was seen.\n\n"
