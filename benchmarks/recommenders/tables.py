@@ -163,15 +163,18 @@ def _favoured(rows: Sequence[Row]) -> str:
 
 def _outdated(rows: Sequence[Row]) -> str:
     """Which rows would be made otherwise today; "" where none would."""
-    lines: list[str] = []
+    named: dict[str, list[str]] = {}
     for row in rows:
         one = row.runs[0]
         today = asdict(MODELS[one["model"]].configure(one["more"]))
         then = one["options"]
         other = [name for name in (*today, *then) if today.get(name) != then.get(name)]
+        if today.get("text_as") != "shared" or today.get("identity") == "none":
+            other = [name for name in other if name != "own_events"]  # nothing asks for it
         if other:
             said = ", ".join(_then(name, today, then) for name in dict.fromkeys(other))
-            lines.append(f"- `{row.name}` was made when defaults were others: {said}.")
+            named.setdefault(said, []).append(f"`{row.name}`")
+    lines = [f"- Made with other defaults ({s}): {', '.join(n)}." for s, n in named.items()]
     return "\n".join([*lines, ""]) if lines else ""
 
 
