@@ -167,6 +167,7 @@ def test_nobody_is_left_behind_who_is_at_work(engine: sa.Engine) -> None:
     with engine.begin() as one:
         _contract(one)
         schema.finish(one)
+    assert schema.at_work(engine) == {}
     with pytest.raises(SchemaTooNew):
         schema.check(engine)
 
