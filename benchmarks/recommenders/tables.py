@@ -166,11 +166,12 @@ def _outdated(rows: Sequence[Row]) -> str:
     named: dict[str, list[str]] = {}
     for row in rows:
         one = row.runs[0]
-        today = asdict(MODELS[one["model"]].configure(one["more"]))
+        config = MODELS[one["model"]].configure(one["more"])
+        today = asdict(config)
         then = one["options"]
         other = [name for name in (*today, *then) if today.get(name) != then.get(name)]
-        if today.get("text_as") != "shared" or today.get("identity") == "none":
-            other = [name for name in other if name != "own_events"]  # nothing asks for it
+        if not getattr(config, "counts_events", True):
+            other = [name for name in other if name != "own_events"]
         if other:
             said = ", ".join(_then(name, today, then) for name in dict.fromkeys(other))
             named.setdefault(said, []).append(f"`{row.name}`")

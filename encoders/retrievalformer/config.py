@@ -88,6 +88,11 @@ class Config:
         return self.identity != "none"
 
     @property
+    def counts_events(self) -> bool:
+        """Whether an item has a vector of its own can be for `own_events` to say."""
+        return self.own_rows and self.words == "shared"
+
+    @property
     def words(self) -> Words:
         """Which of a text's words are a token of the fusion."""
         if self.text_as == "shared":

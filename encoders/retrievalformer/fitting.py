@@ -124,7 +124,7 @@ def read(
 def _own(config: Config, met: Sequence[tuple[ItemRecord, int]], items: Pipeline) -> tuple[str, ...]:
     """Keys of items with a vector of their own, by falling count, then by key: the order of the
     items must not show."""
-    least = config.own_events if config.words == "shared" and items.reads_words else 1
+    least = config.own_events if config.counts_events and items.reads_words else 1
     ordered = sorted((-count, item.key) for item, count in met if count >= least)
     return tuple(key for _, key in ordered[: config.vocabulary])
 
