@@ -47,7 +47,8 @@ class Asked:
 
     @property
     def name(self) -> str:
-        changed = "".join(f",{key}={value}" for key, value in sorted(self.more.items()))
+        """As options are typed: a row of the page can be asked for by what it is called."""
+        changed = "".join(f",{key}={_typed(value)}" for key, value in sorted(self.more.items()))
         listed = "" if self.ties == "shuffled" else ",ties=listed"
         return f"{self.model}{changed}{listed}-{self.seed}"
 
@@ -159,6 +160,10 @@ def read_ranks(path: Path) -> Ranks:
             masked=found["model_masked"] / 2,
             unmasked=found["model_unmasked"] / 2,
         )
+
+
+def _typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _commit() -> str:
