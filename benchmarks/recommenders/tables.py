@@ -51,7 +51,8 @@ Where texts name and do not describe, as in both MovieLens sets, `text_as` "shar
 nothing asks for `own_events`: rows made before there were these are what they would be today.
 
 MovieLens-1M's ablations are of six epochs instead of 24, a quarter of an hour instead of one and a
-half: each is to be compared with `full,epochs=6`, not with `full`.
+half: each is to be compared with `full,epochs=6`, not with `full`. Minutes are by the clock: a run
+that was stopped for something else has that in them.
 
 To reproduce a row: `python -m benchmarks.recommenders run --data SET --protocol PROTOCOL
 --model MODEL --seed 0 1 2`, with the data sets' folders in `TWINSPAN_DATA`; what is *served*, by
